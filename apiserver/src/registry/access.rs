@@ -1,0 +1,169 @@
+//! Who asks, for what, and who decides: the types that pass between the front ends (REST and gRPC), the authenticators, the authorizers,
+//! admission and the registry. Implementations live in `authn`, `authz` and `admission`; nothing here decides anything.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use rustls_pki_types::CertificateDer;
+use serde_json::Value;
+
+use api::resources::ResourceInfo;
+
+/// The user a request acts as.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UserInfo {
+    /// For example `kubernetes-admin` or `system:serviceaccount:default:web`.
+    pub name: String,
+    /// Unique over time where the authenticator knows one, otherwise empty.
+    pub uid: String,
+    /// With `system:authenticated` or `system:unauthenticated` already added.
+    pub groups: Vec<String>,
+    /// Further attributes, such as `authentication.kubernetes.io/pod-name`.
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+impl UserInfo {
+    /// The user of a request without credentials.
+    pub fn anonymous() -> Self {
+        Self { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()], ..Self::default() }
+    }
+
+    /// The server acting for itself at start (default roles, namespaces): all powers, and still a named user.
+    pub fn apiserver() -> Self {
+        Self { name: "system:apiserver".into(), groups: vec!["system:masters".into(), "system:authenticated".into()], ..Self::default() }
+    }
+
+    /// True when the user is in the group.
+    pub fn in_group(&self, group: &str) -> bool {
+        self.groups.iter().any(|g| g == group)
+    }
+}
+
+/// What a connection and a request bring to prove an identity.
+#[derive(Debug, Clone, Copy)]
+pub struct Credentials<'a> {
+    /// The client's chain, end entity first, empty if it sent none. The handshake proved possession of the key and nothing else: the
+    /// authenticator verifies the chain.
+    pub certificates: &'a [CertificateDer<'static>],
+    /// The request's headers (`Authorization`, impersonation).
+    pub headers: &'a http::HeaderMap,
+}
+
+/// Establishes identities.
+#[async_trait]
+pub trait Authenticator: Send + Sync + 'static {
+    /// `Ok(None)` when there are no credentials this authenticator knows; an error (401) when there are some and they are bad.
+    async fn authenticate(&self, credentials: Credentials<'_>) -> Result<Option<UserInfo>, api::Error>;
+}
+
+/// What a request wants to do, as authorizers and admission see it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attributes {
+    /// `get list watch create update patch delete deletecollection` for resources, the lower-case HTTP method otherwise.
+    pub verb: String,
+    /// False for a path outside of `/api/*` and `/apis/*/*`, such as `/healthz`.
+    pub is_resource: bool,
+    /// The request path; empty for a gRPC call on a resource.
+    pub path: String,
+    /// API group, empty for the core group.
+    pub group: String,
+    /// API version.
+    pub version: String,
+    /// Lower-case plural.
+    pub resource: String,
+    /// Empty, `status`, `scale`, `log`, ...
+    pub subresource: String,
+    /// Empty for cluster-scoped resources and for all namespaces.
+    pub namespace: String,
+    /// Empty for collections and for creates without a known name.
+    pub name: String,
+}
+
+impl Attributes {
+    /// The group and resource as messages name them.
+    pub fn group_resource(&self) -> api::GroupResource {
+        api::GroupResource { group: self.group.clone(), resource: self.resource.clone() }
+    }
+}
+
+/// What an authorizer says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Go ahead; no other authorizer is asked.
+    Allow,
+    /// Forbidden, whatever the others would say; the reason is shown to the user.
+    Deny(String),
+    /// Not for this authorizer to say; the reason is shown if nobody allows.
+    NoOpinion(String),
+}
+
+/// Decides whether a user may do something.
+#[async_trait]
+pub trait Authorizer: Send + Sync + 'static {
+    /// Never fails: an authorizer that cannot decide answers `NoOpinion` with the reason.
+    async fn authorize(&self, user: &UserInfo, attributes: &Attributes) -> Decision;
+}
+
+/// The operation that admission is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// A new object, or a subresource that is created (binding, eviction, token).
+    Create,
+    /// A change of an existing object.
+    Update,
+    /// A removal; `object` is the object as it is.
+    Delete,
+    /// A stream or proxy to a pod, node or service.
+    Connect,
+}
+
+/// One request as admission sees it. Objects are in the storage version of their kind.
+pub struct AdmissionRequest<'a> {
+    /// Who asks.
+    pub user: &'a UserInfo,
+    /// For what; `name` is filled in once it is known.
+    pub attributes: &'a Attributes,
+    /// The table row of the resource.
+    pub resource: &'static ResourceInfo,
+    /// The operation, which for an update that creates is `Create`.
+    pub operation: Operation,
+    /// The object before an update or delete.
+    pub old: Option<&'a Value>,
+    /// Nothing may be persisted.
+    pub dry_run: bool,
+    warnings: Mutex<Vec<String>>,
+}
+
+impl<'a> AdmissionRequest<'a> {
+    /// A request without warnings yet.
+    pub fn new(
+        user: &'a UserInfo,
+        attributes: &'a Attributes,
+        resource: &'static ResourceInfo,
+        operation: Operation,
+        old: Option<&'a Value>,
+        dry_run: bool,
+    ) -> Self {
+        Self { user, attributes, resource, operation, old, dry_run, warnings: Mutex::default() }
+    }
+
+    /// Adds a `Warning` header to the answer.
+    pub fn warn(&self, text: impl Into<String>) {
+        self.warnings.lock().push(text.into());
+    }
+
+    /// Hands over the warnings that were added.
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut self.warnings.lock())
+    }
+}
+
+/// Admission: the last word on a write before validation (mutate) and before the store (validate).
+#[async_trait]
+pub trait Admission: Send + Sync + 'static {
+    /// May change the object. Runs after the kind's defaults and before its validation.
+    async fn mutate(&self, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), api::Error>;
+    /// May only refuse. For `Delete` and `Connect` the object is the existing one, or null for a collection.
+    async fn validate(&self, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), api::Error>;
+}
