@@ -1,0 +1,5 @@
+//! Encodings of objects: JSON, YAML and Kubernetes' protobuf.
+
+mod error;
+
+pub use error::Error;
