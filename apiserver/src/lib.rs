@@ -1,1 +1,3 @@
-//! Placeholder.
+//! kube-apiserver: REST and gRPC in front of the replicated store.
+
+pub mod store;
