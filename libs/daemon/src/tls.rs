@@ -104,13 +104,22 @@ fn rejected(path: &Path) -> impl Fn(rustls::Error) -> TlsError + '_ {
     }
 }
 
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|error| file_error(path, error))
+}
+
 /// Reads all certificates of a PEM file.
 ///
 /// # Errors
 /// When the file cannot be read or holds no certificate.
 pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let all = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+    parse_certificates(path, &read(path)?)
+}
+
+/// `path` is only for the error's text, here and below.
+fn parse_certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let all = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<Vec<_>, _>>()
         .map_err(|error| file_error(path, error))?;
     if all.is_empty() {
         return Err(file_error(path, "expected a PEM certificate, found none"));
@@ -118,16 +127,20 @@ pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Tl
     Ok(all)
 }
 
-fn read_key_pair(certificate: &Path, key: &Path) -> Result<Arc<CertifiedKey>, TlsError> {
-    let chain = read_certificates(certificate)?;
-    let key_der = PrivateKeyDer::from_pem_file(key).map_err(|error| file_error(key, error))?;
-    let pair = CertifiedKey::from_der(chain, key_der, &provider()).map_err(rejected(key))?;
+fn read_key_pair(files: &TlsFiles) -> Result<Arc<CertifiedKey>, TlsError> {
+    parse_key_pair(files, &read(&files.certificate)?, &read(&files.key)?)
+}
+
+fn parse_key_pair(files: &TlsFiles, certificate: &[u8], key: &[u8]) -> Result<Arc<CertifiedKey>, TlsError> {
+    let chain = parse_certificates(&files.certificate, certificate)?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| file_error(&files.key, error))?;
+    let pair = CertifiedKey::from_der(chain, key, &provider()).map_err(rejected(&files.key))?;
     Ok(Arc::new(pair))
 }
 
-fn read_roots(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
+fn parse_roots(path: &Path, pem: &[u8]) -> Result<Arc<RootCertStore>, TlsError> {
     let mut roots = RootCertStore::empty();
-    for certificate in read_certificates(path)? {
+    for certificate in parse_certificates(path, pem)? {
         roots.add(certificate).map_err(rejected(path))?;
     }
     Ok(Arc::new(roots))
@@ -186,7 +199,7 @@ impl ServerTls {
     /// # Errors
     /// When one of them cannot be used; the text names it.
     pub fn load(files: TlsFiles, auth: ClientAuth) -> Result<Arc<Self>, TlsError> {
-        let pair = ArcSwap::new(read_key_pair(&files.certificate, &files.key)?);
+        let pair = ArcSwap::new(read_key_pair(&files)?);
         let clients = ArcSwap::from_pointee(Self::read_clients(&files.ca)?);
         Ok(Arc::new(Self {
             files,
@@ -197,7 +210,7 @@ impl ServerTls {
     }
 
     fn read_clients(ca: &Path) -> Result<Clients, TlsError> {
-        let verifier = WebPkiClientVerifier::builder_with_provider(read_roots(ca)?, provider())
+        let verifier = WebPkiClientVerifier::builder_with_provider(parse_roots(ca, &read(ca)?)?, provider())
             .build()
             .map_err(|error| file_error(ca, error))?;
         Ok(Clients(verifier))
@@ -207,10 +220,7 @@ impl ServerTls {
     pub fn reload_on_change(self: &Arc<Self>, shutdown: Shutdown) {
         let this = self.clone();
         tokio::spawn(watch_files(self.files.clone(), shutdown, move || {
-            let (pair, clients) = (
-                read_key_pair(&this.files.certificate, &this.files.key)?,
-                Self::read_clients(&this.files.ca)?,
-            );
+            let (pair, clients) = (read_key_pair(&this.files)?, Self::read_clients(&this.files.ca)?);
             this.pair.store(pair);
             this.clients.store(Arc::new(clients));
             Ok(())
@@ -328,15 +338,24 @@ impl ClientTls {
     /// # Errors
     /// When one of them cannot be used; the text names it.
     pub fn load(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
-        let pair = ArcSwap::new(read_key_pair(&files.certificate, &files.key)?);
-        let servers = ArcSwap::new(Self::read_servers(&files.ca)?);
+        let (certificate, key, ca) = (read(&files.certificate)?, read(&files.key)?, read(&files.ca)?);
+        Self::from_pem(files, &certificate, &key, &ca)
+    }
+
+    /// Takes PEM texts that are already in memory; `files` name them in errors, and are where reloads read.
+    ///
+    /// # Errors
+    /// When one of them cannot be used.
+    pub fn from_pem(files: TlsFiles, certificate: &[u8], key: &[u8], ca: &[u8]) -> Result<Arc<Self>, TlsError> {
+        let pair = ArcSwap::new(parse_key_pair(&files, certificate, key)?);
+        let servers = ArcSwap::new(Self::parse_servers(&files.ca, ca)?);
         Ok(Arc::new(Self { files, pair, servers }))
     }
 
-    fn read_servers(ca: &Path) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
-        WebPkiServerVerifier::builder_with_provider(read_roots(ca)?, provider())
+    fn parse_servers(path: &Path, ca: &[u8]) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
+        WebPkiServerVerifier::builder_with_provider(parse_roots(path, ca)?, provider())
             .build()
-            .map_err(|error| file_error(ca, error))
+            .map_err(|error| file_error(path, error))
     }
 
     /// Reads the files again when they change, until shutdown. New connections use what is new.
@@ -344,8 +363,8 @@ impl ClientTls {
         let this = self.clone();
         tokio::spawn(watch_files(self.files.clone(), shutdown, move || {
             let (pair, servers) = (
-                read_key_pair(&this.files.certificate, &this.files.key)?,
-                Self::read_servers(&this.files.ca)?,
+                read_key_pair(&this.files)?,
+                Self::parse_servers(&this.files.ca, &read(&this.files.ca)?)?,
             );
             this.pair.store(pair);
             this.servers.store(servers);
