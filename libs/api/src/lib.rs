@@ -10,6 +10,7 @@ mod field_error;
 mod groups;
 mod gvk;
 mod object;
+pub mod schema;
 
 pub use error::Error;
 pub use field_error::{FieldError, FieldErrorKind};
