@@ -1,0 +1,196 @@
+//! The suite's daemons on a node: their configuration files, kubeconfigs and command lines.
+
+use std::ffi::OsString;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::cluster::{Cluster, DNS_ADDRESS, DOMAIN, Node, POD_CIDR, SERVICE_CIDR};
+use super::host;
+use super::process::Daemon;
+use crate::{kubeconfig, pki};
+
+/// The daemons of a control plane, and the port that each serves `/readyz` on.
+pub const CONTROL_PLANE: [(&str, u16); 3] = [
+    ("kube-apiserver", 6443),
+    ("kube-controller-manager", 10257),
+    ("kube-scheduler", 10259),
+];
+/// The daemons of every node.
+pub const NODE: [(&str, u16); 2] = [("kubelet", 10250), ("kube-proxy", 10249)];
+
+/// The daemons that run on `node`, with the address that each answers on.
+pub fn of(node: &Node) -> Vec<(&'static str, SocketAddr)> {
+    let control_plane = CONTROL_PLANE.iter().filter(|_| node.control_plane);
+    control_plane
+        .chain(&NODE)
+        .map(|(name, port)| (*name, SocketAddr::new(node.address.into(), *port)))
+        .collect()
+}
+
+/// Writes what the daemon `name` reads and says how to start it.
+pub fn prepare(cluster: &Cluster, node: &Node, name: &'static str) -> Result<Daemon> {
+    let files = Files { cluster, node, name };
+    let mut arguments = match name {
+        "kube-apiserver" => files.apiserver(),
+        "kube-controller-manager" => files.controller_manager()?,
+        "kube-scheduler" => files.scheduler()?,
+        "kubelet" => files.kubelet()?,
+        _ => files.proxy()?,
+    };
+    arguments.push("--v=2".into());
+    Ok(Daemon {
+        name,
+        program: host::own_program(name)?,
+        arguments,
+    })
+}
+
+struct Files<'a> {
+    cluster: &'a Cluster,
+    node: &'a Node,
+    name: &'static str,
+}
+
+impl Files<'_> {
+    fn pki(&self, file: &str) -> PathBuf {
+        self.cluster.pki().join(file)
+    }
+
+    fn certificate(&self, extension: &str) -> PathBuf {
+        self.pki(&self.node.name).join(format!("{}.{extension}", self.name))
+    }
+
+    fn serving(&self) -> Vec<OsString> {
+        vec![
+            flag("tls-cert-file", self.certificate("crt")),
+            flag("tls-private-key-file", self.certificate("key")),
+            flag("client-ca-file", self.pki("ca.crt")),
+        ]
+    }
+
+    fn kubeconfig(&self) -> Result<OsString> {
+        // One's own API server first, then the others.
+        let mut servers = self.cluster.servers();
+        servers.sort_by_key(|server| !server.contains(&format!("//{}:", self.node.address)));
+        let content = kubeconfig::referencing(
+            "keelson",
+            &servers,
+            self.name,
+            &self.pki("ca.crt"),
+            &self.certificate("crt"),
+        );
+        Ok(flag("kubeconfig", self.write("kubeconfig", &content)?))
+    }
+
+    fn write(&self, extension: &str, content: &Value) -> Result<PathBuf> {
+        let path = self.node.path("etc").join(format!("{}.{extension}", self.name));
+        pki::write_private(&path, &serde_json::to_vec_pretty(content)?)?;
+        Ok(path)
+    }
+
+    fn data(&self) -> Result<PathBuf> {
+        let path = self.node.path("var/lib").join(self.name);
+        fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
+        Ok(path)
+    }
+
+    fn apiserver(&self) -> Vec<OsString> {
+        let members: Vec<String> = self
+            .cluster
+            .nodes()
+            .iter()
+            .filter(|node| node.control_plane)
+            .map(|node| format!("{}={}@{}:6443", node.number, node.name, node.address))
+            .collect();
+        let mut arguments = self.serving();
+        arguments.extend([
+            flag("bind-address", "0.0.0.0"),
+            flag("secure-port", "6443"),
+            flag("advertise-address", self.node.address.to_string()),
+            flag("kubelet-client-certificate", self.certificate("crt")),
+            flag("kubelet-client-key", self.certificate("key")),
+            flag("service-cluster-ip-range", SERVICE_CIDR),
+            flag(
+                "service-account-issuer",
+                format!("https://kubernetes.default.svc.{DOMAIN}"),
+            ),
+            flag("service-account-key-file", self.pki("sa.pub")),
+            flag("service-account-signing-key-file", self.pki("sa.key")),
+            flag("data-dir", self.node.path("var/lib/kube-apiserver")),
+            flag("raft-id", self.node.number.to_string()),
+            flag("raft-name", &self.node.name),
+            flag("raft-members", members.join(",")),
+        ]);
+        arguments
+    }
+
+    fn controller_manager(&self) -> Result<Vec<OsString>> {
+        let mut arguments = self.serving();
+        arguments.extend([
+            self.kubeconfig()?,
+            flag("cluster-cidr", POD_CIDR),
+            flag("allocate-node-cidrs", "true"),
+            flag("service-cluster-ip-range", SERVICE_CIDR),
+            flag("service-account-private-key-file", self.pki("sa.key")),
+            flag("root-ca-file", self.pki("ca.crt")),
+        ]);
+        Ok(arguments)
+    }
+
+    fn scheduler(&self) -> Result<Vec<OsString>> {
+        let mut arguments = self.serving();
+        arguments.push(self.kubeconfig()?);
+        Ok(arguments)
+    }
+
+    fn kubelet(&self) -> Result<Vec<OsString>> {
+        let configuration = json!({
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "kind": "KubeletConfiguration",
+            "address": "0.0.0.0",
+            "port": 10250,
+            "authentication": { "x509": { "clientCAFile": self.pki("ca.crt") } },
+            "tlsCertFile": self.certificate("crt"),
+            "tlsPrivateKeyFile": self.certificate("key"),
+            "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
+            "cgroupDriver": "cgroupfs",
+            "cgroupRoot": format!("/{}/{}", self.cluster.cgroup(), self.node.name),
+            "clusterDNS": [DNS_ADDRESS],
+            "clusterDomain": DOMAIN,
+            "podLogsDir": self.node.path("var/log/pods"),
+        });
+        Ok(vec![
+            self.kubeconfig()?,
+            flag("config", self.write("yaml", &configuration)?),
+            flag("hostname-override", &self.node.name),
+            flag("node-ip", self.node.address.to_string()),
+            flag("root-dir", self.data()?),
+        ])
+    }
+
+    fn proxy(&self) -> Result<Vec<OsString>> {
+        let configuration = json!({
+            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+            "kind": "KubeProxyConfiguration",
+            "clusterCIDR": POD_CIDR,
+            "mode": "nftables",
+        });
+        let mut arguments = self.serving();
+        arguments.extend([
+            self.kubeconfig()?,
+            flag("config", self.write("yaml", &configuration)?),
+            flag("hostname-override", &self.node.name),
+        ]);
+        Ok(arguments)
+    }
+}
+
+fn flag(name: &str, value: impl Into<OsString>) -> OsString {
+    let mut argument = OsString::from(format!("--{name}="));
+    argument.push(value.into());
+    argument
+}

@@ -1,0 +1,152 @@
+//! The cluster's certificates: one authority, one certificate for each component on each node, the service-account key pair.
+//!
+//! Everything lies in one folder: `ca.{crt,key}`, `sa.{key,pub}`, `admin.{crt,key}` and `<node>/<component>.{crt,key}`.
+//! Keys are ECDSA P-256 and readable by their owner only. [`ensure`] may be called at any time: it keeps what is still good and
+//! issues what is missing, about to expire, signed by another authority or made for other names. It never replaces an
+//! authority or a service-account key, because that would cut off every component and token at once.
+
+mod authority;
+mod certificate;
+mod command;
+mod files;
+mod plan;
+
+pub use authority::Authority;
+pub use certificate::Certificate;
+pub use command::{Command, run};
+pub use files::write_private;
+pub use plan::{Cluster, Node, Spec};
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use time::{Duration, OffsetDateTime};
+
+/// A certificate is issued again when less than this is left of it.
+pub const RENEW_BEFORE: Duration = Duration::days(30);
+
+/// What can go wrong with a certificate folder; every variant names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or folder could not be read or written.
+    #[error("{}: cannot {action}", path.display())]
+    Io {
+        /// What was tried, as in "read" or "write".
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file is there but does not hold what its name says.
+    #[error("{}: expected {expected}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What a good file holds.
+        expected: &'static str,
+    },
+    /// One half of a pair that cannot be made anew is missing.
+    #[error("{}: missing, while {} exists", missing.display(), present.display())]
+    HalfPair {
+        /// The file that should be there.
+        missing: PathBuf,
+        /// The file that is there.
+        present: PathBuf,
+    },
+    /// The certificate library refused a name or a key.
+    #[error("{}: cannot issue the certificate", path.display())]
+    Issue {
+        /// The certificate to be issued.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: rcgen::Error,
+    },
+}
+
+/// What [`ensure`] or [`renew`] did with one certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was good and stays as it is.
+    Kept,
+    /// It was written, with a new key.
+    Issued,
+}
+
+/// Makes sure that `dir` holds an authority, a service-account key pair and every certificate of `specs`.
+pub fn ensure(dir: &Path, specs: &[Spec], now: OffsetDateTime) -> Result<Vec<(PathBuf, Outcome)>, Error> {
+    let authority = Authority::load_or_create(dir, now)?;
+    authority::ensure_service_account_key(dir)?;
+    specs
+        .iter()
+        .map(|spec| ensure_one(dir, &authority, spec, now))
+        .collect()
+}
+
+fn ensure_one(
+    dir: &Path,
+    authority: &Authority,
+    spec: &Spec,
+    now: OffsetDateTime,
+) -> Result<(PathBuf, Outcome), Error> {
+    let path = dir.join(format!("{}.crt", spec.file));
+    let key = path.with_extension("key");
+    let good = key.exists()
+        && match Certificate::read_optional(&path)? {
+            Some(current) => {
+                current.spec(&spec.file) == *spec
+                    && authority.issued(&current)
+                    && current.not_after - now > RENEW_BEFORE
+                    && files::holds_key_of(&key, &current)?
+            }
+            None => false,
+        };
+    if good {
+        return Ok((path, Outcome::Kept));
+    }
+    authority.issue(dir, spec, now)?;
+    Ok((path, Outcome::Issued))
+}
+
+/// Issues every certificate in `dir` again, with new keys and the same names. The authority and the service-account key stay.
+pub fn renew(dir: &Path, now: OffsetDateTime) -> Result<Vec<PathBuf>, Error> {
+    let authority = Authority::load(dir)?;
+    let mut renewed = Vec::new();
+    for (path, certificate) in list(dir)? {
+        if certificate.is_authority {
+            continue;
+        }
+        let file = path.strip_prefix(dir).unwrap_or(&path).with_extension("");
+        authority.issue(dir, &certificate.spec(&file.to_string_lossy()), now)?;
+        renewed.push(path);
+    }
+    Ok(renewed)
+}
+
+/// Every certificate in `dir` and one level of folders below it, by path.
+pub fn list(dir: &Path) -> Result<Vec<(PathBuf, Certificate)>, Error> {
+    let mut paths = Vec::new();
+    for entry in files::entries(dir)? {
+        if entry.is_dir() {
+            paths.extend(files::entries(&entry)?);
+        } else {
+            paths.push(entry);
+        }
+    }
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "crt"));
+    paths.sort();
+    paths
+        .into_iter()
+        .map(|path| Ok((path.clone(), Certificate::read(&path)?)))
+        .collect()
+}
+
+/// The first address of a network: what the `kubernetes` service takes of the service network.
+pub fn first_address(network: ipnet::IpNet) -> IpAddr {
+    network.hosts().next().unwrap_or(network.addr())
+}
+
+#[cfg(test)]
+mod tests;
