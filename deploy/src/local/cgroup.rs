@@ -70,11 +70,6 @@ impl Hierarchies {
         Ok(daemons)
     }
 
-    /// The node's cgroup for daemons.
-    pub fn daemons(&self, cluster: &Cluster, node: &Node) -> PathBuf {
-        self.tracking.join(cluster.cgroup()).join(&node.name).join("daemons")
-    }
-
     /// Every process below the cgroup `name`.
     pub fn processes(&self, name: &str) -> BTreeSet<i32> {
         self.all

@@ -21,7 +21,6 @@ const CLOCK_SKEW: Duration = Duration::minutes(5);
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: Certificate,
-    pem: String,
 }
 
 impl Authority {
@@ -60,11 +59,7 @@ impl Authority {
         }
         let pem = files::read(&path)?;
         let issuer = Issuer::from_ca_cert_pem(&pem, key).map_err(|source| Error::Issue { path, source })?;
-        Ok(Self {
-            issuer,
-            certificate,
-            pem,
-        })
+        Ok(Self { issuer, certificate })
     }
 
     fn create(dir: &Path, now: OffsetDateTime) -> Result<(), Error> {
@@ -88,11 +83,6 @@ impl Authority {
         let certificate = params.self_signed(&key).map_err(issue)?;
         write_private(&path.with_extension("key"), key.serialize_pem().as_bytes())?;
         write_private(&path, certificate.pem().as_bytes())
-    }
-
-    /// Its certificate as PEM text.
-    pub fn pem(&self) -> &str {
-        &self.pem
     }
 
     /// Whether this authority signed `certificate`.
