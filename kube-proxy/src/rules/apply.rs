@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 
-use super::render::{Family, reload, remove, update};
 use super::RuleSet;
+use super::render::{Family, reload, remove, update};
 
 /// A healthy kernel needs well under a second for 10,000 services.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -37,7 +37,11 @@ pub struct Applier {
 impl Applier {
     /// For the given families; `mark` is the packet mark bit that asks for masquerading.
     pub fn new(families: Vec<Family>, mark: u32) -> Self {
-        Self { families, mark, current: None }
+        Self {
+            families,
+            mark,
+            current: None,
+        }
     }
 
     /// Makes the tables contain `rules`: the difference if what is there is known, else everything.
@@ -86,10 +90,22 @@ pub async fn nft(text: &str) -> Result<(), ApplyError> {
         }
         child.wait_with_output().await
     };
-    let output = tokio::time::timeout(TIMEOUT, run).await.map_err(|_| ApplyError::Timeout)?.map_err(ApplyError::Run)?;
+    let output = tokio::time::timeout(TIMEOUT, run)
+        .await
+        .map_err(|_| ApplyError::Timeout)?
+        .map_err(ApplyError::Run)?;
     if output.status.success() {
         return Ok(());
     }
     let message = String::from_utf8_lossy(&output.stderr);
-    Err(ApplyError::Refused(message.lines().take(4).collect::<Vec<_>>().join(" | ").chars().take(600).collect()))
+    Err(ApplyError::Refused(
+        message
+            .lines()
+            .take(4)
+            .collect::<Vec<_>>()
+            .join(" | ")
+            .chars()
+            .take(600)
+            .collect(),
+    ))
 }

@@ -50,7 +50,9 @@ impl Policies {
 
 /// Whether the policy for external traffic means anything for this service.
 fn externally_accessible(service: &Service) -> bool {
-    let Some(spec) = service.spec.as_ref() else { return false };
+    let Some(spec) = service.spec.as_ref() else {
+        return false;
+    };
     matches!(spec.type_.as_deref(), Some("NodePort" | "LoadBalancer"))
         || spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty())
 }
@@ -70,19 +72,35 @@ pub(super) fn select(
     let local = pick(&candidates, |c| c.local);
     Selection {
         any: !cluster.is_empty() || candidates.iter().any(|c| c.ready || c.draining),
-        local: if policies.internal_local || policies.external_local { local } else { Vec::new() },
+        local: if policies.internal_local || policies.external_local {
+            local
+        } else {
+            Vec::new()
+        },
         cluster,
-        on_node: candidates.iter().filter(|c| c.local && (c.ready || c.draining)).map(|c| c.address.ip()).collect(),
+        on_node: candidates
+            .iter()
+            .filter(|c| c.local && (c.ready || c.draining))
+            .map(|c| c.address.ip())
+            .collect(),
     }
 }
 
 /// The admitted endpoints that are ready; failing that, every one on the same footing that is draining (KEP-1669).
 fn pick(candidates: &[Candidate<'_>], admit: impl Fn(&Candidate<'_>) -> bool) -> Vec<SocketAddr> {
-    let ready: Vec<_> = candidates.iter().filter(|c| c.ready && admit(c)).map(|c| c.address).collect();
+    let ready: Vec<_> = candidates
+        .iter()
+        .filter(|c| c.ready && admit(c))
+        .map(|c| c.address)
+        .collect();
     if !ready.is_empty() {
         return ready;
     }
-    candidates.iter().filter(|c| c.draining && admit(c)).map(|c| c.address).collect()
+    candidates
+        .iter()
+        .filter(|c| c.draining && admit(c))
+        .map(|c| c.address)
+        .collect()
 }
 
 fn candidates<'a>(
@@ -102,7 +120,9 @@ fn candidates<'a>(
             {
                 continue;
             }
-            let Some(number) = slice_port.port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0) else { continue };
+            let Some(number) = slice_port.port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0) else {
+                continue;
+            };
             for endpoint in &slice.endpoints {
                 found.extend(candidate(endpoint, number, ipv6, node));
             }
@@ -162,8 +182,20 @@ impl Hints {
         let hints = endpoint.hints.as_ref();
         match self {
             Self::None => Box::new(std::iter::empty()),
-            Self::Zone => Box::new(hints.and_then(|h| h.for_zones.as_ref()).into_iter().flatten().map(|z| z.name.as_str())),
-            Self::Node => Box::new(hints.and_then(|h| h.for_nodes.as_ref()).into_iter().flatten().map(|n| n.name.as_str())),
+            Self::Zone => Box::new(
+                hints
+                    .and_then(|h| h.for_zones.as_ref())
+                    .into_iter()
+                    .flatten()
+                    .map(|z| z.name.as_str()),
+            ),
+            Self::Node => Box::new(
+                hints
+                    .and_then(|h| h.for_nodes.as_ref())
+                    .into_iter()
+                    .flatten()
+                    .map(|n| n.name.as_str()),
+            ),
         }
     }
 

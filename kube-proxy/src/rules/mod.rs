@@ -34,6 +34,18 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
+    /// nft's name, in lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+
     /// The protocol of a Service or EndpointSlice port; unset means TCP, an unknown one is none of ours.
     pub fn parse(text: Option<&str>) -> Option<Self> {
         match text.unwrap_or("TCP") {

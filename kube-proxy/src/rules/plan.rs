@@ -25,7 +25,10 @@ pub fn plan<S: AsRef<Service>, E: AsRef<EndpointSlice>>(services: &[S], slices: 
             continue;
         }
         if let Some(service) = labels.and_then(|l| l.get(SERVICE_NAME)) {
-            by_service.entry((slice.metadata.namespace.as_deref().unwrap_or_default(), service)).or_default().push(slice);
+            by_service
+                .entry((slice.metadata.namespace.as_deref().unwrap_or_default(), service))
+                .or_default()
+                .push(slice);
         }
     }
     let mut rules = RuleSet {
@@ -39,7 +42,9 @@ pub fn plan<S: AsRef<Service>, E: AsRef<EndpointSlice>>(services: &[S], slices: 
             service.metadata.name.as_deref().unwrap_or_default(),
         );
         let slices = by_service.get(&key).map(Vec::as_slice).unwrap_or_default();
-        ServicePlan::new(service, node).into_iter().for_each(|p| p.add(slices, &mut rules));
+        ServicePlan::new(service, node)
+            .into_iter()
+            .for_each(|p| p.add(slices, &mut rules));
     }
     rules
 }
@@ -64,23 +69,39 @@ impl<'a> ServicePlan<'a> {
     /// None for headless and ExternalName services and for those that another proxy serves.
     fn new(service: &'a Service, node: &'a Node) -> Option<Self> {
         let spec = service.spec.as_ref()?;
-        let foreign = service.metadata.labels.as_ref().is_some_and(|l| l.contains_key(OTHER_PROXY));
+        let foreign = service
+            .metadata
+            .labels
+            .as_ref()
+            .is_some_and(|l| l.contains_key(OTHER_PROXY));
         let headless = matches!(spec.cluster_ip.as_deref(), None | Some("" | "None"));
         if foreign || headless || spec.type_.as_deref() == Some("ExternalName") {
             return None;
         }
         let affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
-            let configured = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref()?.timeout_seconds);
-            u32::try_from(configured.unwrap_or(DEFAULT_AFFINITY_SECONDS)).unwrap_or(1).max(1)
+            let configured = spec
+                .session_affinity_config
+                .as_ref()
+                .and_then(|c| c.client_ip.as_ref()?.timeout_seconds);
+            u32::try_from(configured.unwrap_or(DEFAULT_AFFINITY_SECONDS))
+                .unwrap_or(1)
+                .max(1)
         });
-        Some(Self { service, spec, node, policies: Policies::of(service), affinity })
+        Some(Self {
+            service,
+            spec,
+            node,
+            policies: Policies::of(service),
+            affinity,
+        })
     }
 
     fn add(&self, slices: &[&EndpointSlice], rules: &mut RuleSet) {
         let cluster_ips = self.cluster_ips();
         rules.cluster_ips.extend(cluster_ips.iter().map(|ip| (*ip, ())));
         for port in self.spec.ports.iter().flatten() {
-            let (Some(protocol), Some(number)) = (Protocol::parse(port.protocol.as_deref()), port_number(port.port)) else {
+            let (Some(protocol), Some(number)) = (Protocol::parse(port.protocol.as_deref()), port_number(port.port))
+            else {
                 continue;
             };
             for ipv6 in [false, true] {
@@ -90,7 +111,11 @@ impl<'a> ServicePlan<'a> {
                 }
                 let selection = select(slices, port, protocol, ipv6, self.policies, self.node);
                 rules.hairpin.extend(selection.on_node.iter().map(|ip| (*ip, ())));
-                let frontend = |ip: &IpAddr| Frontend { ip: *ip, protocol, port: number };
+                let frontend = |ip: &IpAddr| Frontend {
+                    ip: *ip,
+                    protocol,
+                    port: number,
+                };
                 for ip in cluster_ips.iter().filter(of_family) {
                     self.add_frontend(frontend(ip), Reach::Cluster, &selection, rules);
                 }
@@ -107,10 +132,28 @@ impl<'a> ServicePlan<'a> {
         }
     }
 
-    fn add_node_port(&self, port: &ServicePort, protocol: Protocol, ipv6: bool, selection: &Selection, rules: &mut RuleSet) {
-        let Some(number) = port.node_port.and_then(port_number) else { return };
+    fn add_node_port(
+        &self,
+        port: &ServicePort,
+        protocol: Protocol,
+        ipv6: bool,
+        selection: &Selection,
+        rules: &mut RuleSet,
+    ) {
+        let Some(number) = port.node_port.and_then(port_number) else {
+            return;
+        };
         for ip in self.node.addresses.iter().filter(|ip| ip.is_ipv6() == ipv6) {
-            self.add_frontend(Frontend { ip: *ip, protocol, port: number }, Reach::External, selection, rules);
+            self.add_frontend(
+                Frontend {
+                    ip: *ip,
+                    protocol,
+                    port: number,
+                },
+                Reach::External,
+                selection,
+                rules,
+            );
         }
     }
 
@@ -148,14 +191,25 @@ impl<'a> ServicePlan<'a> {
     }
 
     /// Writes the endpoints of one list of a frontend; None if there are none.
-    fn balance(&self, frontend: Frontend, local: bool, mark: bool, chosen: &[SocketAddr], rules: &mut RuleSet) -> Option<Balance> {
+    fn balance(
+        &self,
+        frontend: Frontend,
+        local: bool,
+        mark: bool,
+        chosen: &[SocketAddr],
+        rules: &mut RuleSet,
+    ) -> Option<Balance> {
         // Beyond that many endpoints the two lists would run into each other.
         let chosen = &chosen[..chosen.len().min(LOCAL_SLOTS as usize - 1)];
         if chosen.is_empty() {
             return None;
         }
         let first = if local { LOCAL_SLOTS } else { 0 };
-        let ids = if self.affinity.is_some() { sticky_ids(chosen) } else { Vec::new() };
+        let ids = if self.affinity.is_some() {
+            sticky_ids(chosen)
+        } else {
+            Vec::new()
+        };
         for (index, endpoint) in (first..).zip(chosen) {
             let slot = Slot { frontend, index };
             match ids.get((index - first) as usize) {
@@ -167,18 +221,31 @@ impl<'a> ServicePlan<'a> {
                 }
             }
         }
-        Some(Balance { endpoints: u32::try_from(chosen.len()).ok()?, local, affinity: self.affinity })
+        Some(Balance {
+            endpoints: u32::try_from(chosen.len()).ok()?,
+            local,
+            affinity: self.affinity,
+        })
     }
 
     fn restrict(&self, frontend: Frontend, rules: &mut RuleSet) {
         let ranges = self.spec.load_balancer_source_ranges.iter().flatten();
         let ranges: Vec<IpNet> = ranges.filter_map(|r| r.trim().parse().ok()).collect();
-        if ranges.is_empty() || ranges.iter().any(|r| r.prefix_len() == 0 && is_ipv6(r) == frontend.ip.is_ipv6()) {
+        if ranges.is_empty()
+            || ranges
+                .iter()
+                .any(|r| r.prefix_len() == 0 && is_ipv6(r) == frontend.ip.is_ipv6())
+        {
             return;
         }
         rules.restricted.insert(frontend, ());
         let ranges = IpNet::aggregate(&ranges.iter().map(IpNet::trunc).collect());
-        rules.allowed.extend(ranges.into_iter().filter(|r| is_ipv6(r) == frontend.ip.is_ipv6()).map(|r| ((frontend, r), ())));
+        rules.allowed.extend(
+            ranges
+                .into_iter()
+                .filter(|r| is_ipv6(r) == frontend.ip.is_ipv6())
+                .map(|r| ((frontend, r), ())),
+        );
     }
 
     fn cluster_ips(&self) -> Vec<IpAddr> {
@@ -199,7 +266,11 @@ impl<'a> ServicePlan<'a> {
         }
         let status = self.service.status.as_ref().and_then(|s| s.load_balancer.as_ref());
         let ingress = status.and_then(|l| l.ingress.as_ref()).into_iter().flatten();
-        parse_ips(ingress.filter(|i| i.ip_mode.as_deref() != Some("Proxy")).filter_map(|i| i.ip.as_ref()))
+        parse_ips(
+            ingress
+                .filter(|i| i.ip_mode.as_deref() != Some("Proxy"))
+                .filter_map(|i| i.ip.as_ref()),
+        )
     }
 }
 
@@ -234,5 +305,7 @@ fn sticky_ids(endpoints: &[SocketAddr]) -> Vec<u32> {
 }
 
 fn fnv1a(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    })
 }

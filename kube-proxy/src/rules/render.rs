@@ -72,10 +72,20 @@ pub fn update(old: &RuleSet, new: &RuleSet, families: &[Family]) -> String {
     let mut text = String::new();
     for family in families.iter().copied() {
         balance_chains(&mut text, family, old, new);
-        let mut elements = Elements { family, added: String::new(), deleted: String::new() };
+        let mut elements = Elements {
+            family,
+            added: String::new(),
+            deleted: String::new(),
+        };
         elements.difference("services", &old.services, &new.services);
         elements.difference("internal", &old.internal, &new.internal);
-        elements.difference("endpoints", &old.endpoints, &new.endpoints);
+        for protocol in Protocol::ALL {
+            let set = format!("endpoints-{}", protocol.name());
+            let own = |slot: &&Slot| slot.frontend.protocol == protocol;
+            elements.difference_of(&set, &old.endpoints, &new.endpoints, own, |slot| {
+                format!("{} . {} . {}", slot.frontend.ip, slot.frontend.port, slot.index)
+            });
+        }
         elements.difference("sticky-slots", &old.sticky_slots, &new.sticky_slots);
         elements.difference("sticky-endpoints", &old.sticky_endpoints, &new.sticky_endpoints);
         elements.difference("refused", &old.refused, &new.refused);
@@ -105,17 +115,48 @@ pub fn remove(families: &[Family]) -> String {
 const SETS: &[(&str, &str, &str)] = &[
     ("map", "services", "type ADDR . inet_proto . inet_service : verdict;"),
     ("map", "internal", "type ADDR . inet_proto . inet_service : verdict;"),
-    // The type of a drawn number can be written only by example; the modulus in the example has no meaning.
-    ("map", "endpoints", "typeof IP daddr . meta l4proto . th dport . numgen random mod 2 : IP daddr . tcp dport;"),
-    ("map", "sticky-slots", "typeof IP daddr . meta l4proto . th dport . numgen random mod 2 : meta mark;"),
-    ("map", "sticky-endpoints", "type ADDR . inet_proto . inet_service . mark : ADDR . inet_service;"),
-    ("map", "affinity", "type ADDR . ADDR . inet_proto . inet_service : mark; flags dynamic, timeout; size 262144;"),
+    // The type of a drawn number can be written only by example (the modulus in it has no meaning), and nft 1.0.6 takes a
+    // port in the example of a value for a condition on its protocol; hence a map a protocol.
+    (
+        "map",
+        "endpoints-tcp",
+        "typeof IP daddr . tcp dport . numgen random mod 2 : IP daddr . tcp dport;",
+    ),
+    (
+        "map",
+        "endpoints-udp",
+        "typeof IP daddr . udp dport . numgen random mod 2 : IP daddr . udp dport;",
+    ),
+    (
+        "map",
+        "endpoints-sctp",
+        "typeof IP daddr . sctp dport . numgen random mod 2 : IP daddr . sctp dport;",
+    ),
+    (
+        "map",
+        "sticky-slots",
+        "typeof IP daddr . meta l4proto . th dport . numgen random mod 2 : meta mark;",
+    ),
+    (
+        "map",
+        "sticky-endpoints",
+        "type ADDR . inet_proto . inet_service . mark : ADDR . inet_service;",
+    ),
+    (
+        "map",
+        "affinity",
+        "type ADDR . ADDR . inet_proto . inet_service : mark; flags dynamic, timeout; size 262144;",
+    ),
     ("map", "refused", "type ADDR . inet_proto . inet_service : verdict;"),
     ("set", "masqueraded", "type ADDR . inet_proto . inet_service;"),
     ("set", "cluster-ips", "type ADDR;"),
     ("set", "hairpin", "type ADDR . ADDR;"),
     ("set", "restricted", "type ADDR . inet_proto . inet_service;"),
-    ("set", "allowed", "type ADDR . inet_proto . inet_service . ADDR; flags interval;"),
+    (
+        "set",
+        "allowed",
+        "type ADDR . inet_proto . inet_service . ADDR; flags interval;",
+    ),
     ("set", "pod-network", "type ADDR; flags interval;"),
     ("set", "local-pods", "type ADDR; flags interval;"),
 ];
@@ -149,21 +190,52 @@ const BASE_CHAINS: &[(&str, &str, &[&str])] = &[
             "FRONTEND vmap @services",
         ],
     ),
-    ("restrict", "", &["FRONTEND @restricted FRONTEND . IP saddr != @allowed drop"]),
+    (
+        "restrict",
+        "",
+        &["FRONTEND @restricted FRONTEND . IP saddr != @allowed drop"],
+    ),
     (
         "refuse",
         "",
-        &["FRONTEND vmap @refused", "meta l4proto { tcp, udp, sctp } IP daddr @cluster-ips reject"],
+        &[
+            "FRONTEND vmap @refused",
+            "meta l4proto { tcp, udp, sctp } IP daddr @cluster-ips reject",
+        ],
     ),
     // Before destination translation, while packets still carry the frontend's address.
-    ("restrict-prerouting", "type filter hook prerouting priority -110;", &["jump restrict"]),
-    ("restrict-output", "type filter hook output priority -110;", &["jump restrict"]),
-    ("nat-prerouting", "type nat hook prerouting priority -100;", &["jump dispatch"]),
+    (
+        "restrict-prerouting",
+        "type filter hook prerouting priority -110;",
+        &["jump restrict"],
+    ),
+    (
+        "restrict-output",
+        "type filter hook output priority -110;",
+        &["jump restrict"],
+    ),
+    (
+        "nat-prerouting",
+        "type nat hook prerouting priority -100;",
+        &["jump dispatch"],
+    ),
     ("nat-output", "type nat hook output priority -100;", &["jump dispatch"]),
     // After it: what is still addressed to a frontend has no endpoint.
-    ("refuse-input", "type filter hook input priority 0;", &["ct state new jump refuse"]),
-    ("refuse-forward", "type filter hook forward priority 0;", &["ct state new jump refuse"]),
-    ("refuse-output", "type filter hook output priority 0;", &["ct state new jump refuse"]),
+    (
+        "refuse-input",
+        "type filter hook input priority 0;",
+        &["ct state new jump refuse"],
+    ),
+    (
+        "refuse-forward",
+        "type filter hook forward priority 0;",
+        &["ct state new jump refuse"],
+    ),
+    (
+        "refuse-output",
+        "type filter hook output priority 0;",
+        &["ct state new jump refuse"],
+    ),
     (
         "nat-postrouting",
         "type nat hook postrouting priority 100;",
@@ -192,7 +264,10 @@ fn base_chains(text: &mut String, family: Family, mark: u32) {
     let (key, mark) = (frontend_key(family), format!("{mark:#x}"));
     for (chain, _, rules) in BASE_CHAINS {
         for rule in *rules {
-            let rule = rule.replace("FRONTEND", &key).replace("IP ", &format!("{ip} ")).replace("MARK", &mark);
+            let rule = rule
+                .replace("FRONTEND", &key)
+                .replace("IP ", &format!("{ip} "))
+                .replace("MARK", &mark);
             _ = writeln!(text, "add rule {ip} {TABLE} {chain} {rule}");
         }
     }
@@ -212,14 +287,23 @@ impl Display for Balance {
 /// reload: there are only as many as there are distinct numbers of endpoints.
 fn balance_chains(text: &mut String, family: Family, old: &RuleSet, new: &RuleSet) {
     let used = |rules: &RuleSet| -> BTreeSet<Balance> {
-        let of_family = |(frontend, balance): (&Frontend, &Balance)| (Family::of(&frontend.ip) == family).then_some(*balance);
-        rules.services.iter().chain(&rules.internal).filter_map(of_family).collect()
+        let of_family =
+            |(frontend, balance): (&Frontend, &Balance)| (Family::of(&frontend.ip) == family).then_some(*balance);
+        rules
+            .services
+            .iter()
+            .chain(&rules.internal)
+            .filter_map(of_family)
+            .collect()
     };
     let (old, new) = (used(old), used(new));
     let ip = family.name();
     for balance in new.difference(&old) {
         // Emptied, because it may be left from before.
-        _ = writeln!(text, "add chain {ip} {TABLE} {balance}\nflush chain {ip} {TABLE} {balance}");
+        _ = writeln!(
+            text,
+            "add chain {ip} {TABLE} {balance}\nflush chain {ip} {TABLE} {balance}"
+        );
         for rule in balance_rules(family, balance) {
             _ = writeln!(text, "add rule {ip} {TABLE} {balance} {rule}");
         }
@@ -228,10 +312,20 @@ fn balance_chains(text: &mut String, family: Family, old: &RuleSet, new: &RuleSe
 
 fn balance_rules(family: Family, balance: &Balance) -> Vec<String> {
     let (ip, key) = (family.name(), frontend_key(family));
-    let offset = if balance.local { format!(" offset {}", super::LOCAL_SLOTS) } else { String::new() };
+    let offset = if balance.local {
+        format!(" offset {}", super::LOCAL_SLOTS)
+    } else {
+        String::new()
+    };
     let draw = format!("numgen random mod {}{offset}", balance.endpoints);
     let Some(seconds) = balance.affinity else {
-        return vec![format!("dnat {ip} to {key} . {draw} map @endpoints")];
+        let rule = |p: Protocol| {
+            format!(
+                "dnat {ip} to {ip} daddr . {0} dport . {draw} map @endpoints-{0}",
+                p.name()
+            )
+        };
+        return Protocol::ALL.map(rule).to_vec();
     };
     let client = format!("{ip} saddr . {key}");
     let remember = format!("update @affinity {{ {client} timeout {seconds}s : meta mark }}");
@@ -260,11 +354,34 @@ struct Elements {
 
 impl Elements {
     fn difference<K: Key, V: Value>(&mut self, set: &str, old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) {
+        self.difference_of(set, old, new, |_| true, K::text);
+    }
+
+    /// The part of the difference whose keys are `own`, written as `text` says.
+    fn difference_of<K: Key, V: Value>(
+        &mut self,
+        set: &str,
+        old: &BTreeMap<K, V>,
+        new: &BTreeMap<K, V>,
+        own: impl Fn(&&K) -> bool,
+        text: impl Fn(&K) -> String,
+    ) {
         let family = self.family;
-        let gone = old.iter().filter(|(key, value)| key.family() == family && new.get(*key) != Some(*value));
-        let come = new.iter().filter(|(key, value)| key.family() == family && old.get(*key) != Some(*value));
-        statements(&mut self.deleted, "delete", family, set, gone.map(|(key, _)| key.text()));
-        statements(&mut self.added, "add", family, set, come.map(|(key, value)| key.text() + &value.text()));
+        let own = |key: &&K| key.family() == family && own(key);
+        let gone = old
+            .iter()
+            .filter(|(key, value)| own(key) && new.get(*key) != Some(*value));
+        let come = new
+            .iter()
+            .filter(|(key, value)| own(key) && old.get(*key) != Some(*value));
+        statements(&mut self.deleted, "delete", family, set, gone.map(|(key, _)| text(key)));
+        statements(
+            &mut self.added,
+            "add",
+            family,
+            set,
+            come.map(|(key, value)| text(key) + &value.text()),
+        );
     }
 }
 
@@ -298,12 +415,7 @@ impl Key for Frontend {
         Family::of(&self.ip)
     }
     fn text(&self) -> String {
-        let protocol = match self.protocol {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-            Protocol::Sctp => "sctp",
-        };
-        format!("{} . {protocol} . {}", self.ip, self.port)
+        format!("{} . {} . {}", self.ip, self.protocol.name(), self.port)
     }
 }
 

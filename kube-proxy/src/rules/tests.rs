@@ -53,7 +53,11 @@ fn slice_of(endpoints: Value) -> Arc<EndpointSlice> {
 }
 
 fn frontend(ip: &str, port: u16) -> Frontend {
-    Frontend { ip: ip.parse().unwrap(), protocol: Protocol::Tcp, port }
+    Frontend {
+        ip: ip.parse().unwrap(),
+        protocol: Protocol::Tcp,
+        port,
+    }
 }
 
 /// The endpoints from which clients of a frontend are served, in order.
@@ -83,27 +87,49 @@ const BOTH: &[(&str, &str, &str)] = &[("10.244.1.2", "n1", "ready"), ("10.244.2.
 fn cluster_ip_leads_to_every_ready_endpoint() {
     let rules = plan(&[service(json!({}))], &[slice(BOTH)], &node());
     assert_eq!(served(&rules, "10.96.0.7", 80), ["10.244.1.2:8080", "10.244.2.2:8080"]);
-    assert!(rules.masquerade.is_empty(), "cluster IPs are masqueraded by source, not always");
+    assert!(
+        rules.masquerade.is_empty(),
+        "cluster IPs are masqueraded by source, not always"
+    );
     assert!(rules.cluster_ips.contains_key(&"10.96.0.7".parse::<IpAddr>().unwrap()));
-    assert_eq!(rules.hairpin.len(), 1, "only this node's endpoints can reach themselves here");
+    assert_eq!(
+        rules.hairpin.len(),
+        1,
+        "only this node's endpoints can reach themselves here"
+    );
 }
 
 #[test]
 fn readiness_and_termination_decide_which_endpoints_count() {
     for (endpoints, expected) in [
-        (&[("10.0.0.1", "n1", "ready"), ("10.0.0.2", "n2", "")][..], &["10.0.0.1:8080"][..]),
-        (&[("10.0.0.1", "n1", "ready"), ("10.0.0.2", "n2", "serving terminating")], &["10.0.0.1:8080"]),
-        (&[("10.0.0.1", "n1", "serving terminating"), ("10.0.0.2", "n2", "")], &["10.0.0.1:8080"]),
+        (
+            &[("10.0.0.1", "n1", "ready"), ("10.0.0.2", "n2", "")][..],
+            &["10.0.0.1:8080"][..],
+        ),
+        (
+            &[("10.0.0.1", "n1", "ready"), ("10.0.0.2", "n2", "serving terminating")],
+            &["10.0.0.1:8080"],
+        ),
+        (
+            &[("10.0.0.1", "n1", "serving terminating"), ("10.0.0.2", "n2", "")],
+            &["10.0.0.1:8080"],
+        ),
         (&[("10.0.0.1", "n1", "terminating")], &[]),
         (&[("10.0.0.1", "n1", "serving")], &[]),
         // In two slices at once.
-        (&[("10.0.0.1", "n1", ""), ("10.0.0.1", "n1", "ready")], &["10.0.0.1:8080"]),
+        (
+            &[("10.0.0.1", "n1", ""), ("10.0.0.1", "n1", "ready")],
+            &["10.0.0.1:8080"],
+        ),
     ] {
         let rules = plan(&[service(json!({}))], &[slice(endpoints)], &node());
         assert_eq!(served(&rules, "10.96.0.7", 80), expected, "{endpoints:?}");
     }
     let unset = slice_of(json!([{"addresses": ["10.0.0.1"]}]));
-    assert_eq!(served(&plan(&[service(json!({}))], &[unset], &node()), "10.96.0.7", 80), ["10.0.0.1:8080"]);
+    assert_eq!(
+        served(&plan(&[service(json!({}))], &[unset], &node()), "10.96.0.7", 80),
+        ["10.0.0.1:8080"]
+    );
 }
 
 #[test]
@@ -140,8 +166,16 @@ fn external_policy_cluster_masquerades_and_local_does_not() {
     let rules = plan(&[with("Local")], &[slice(BOTH)], &node());
     assert_eq!(served(&rules, "192.0.2.1", 30080), ["10.244.1.2:8080"]);
     assert!(!rules.masquerade.contains_key(&at));
-    assert_eq!(listed(&rules, rules.internal.get(&at), at).len(), 2, "pods and the node itself use all endpoints");
-    assert_eq!(served(&rules, "10.96.0.7", 80).len(), 2, "the external policy is not the cluster IP's");
+    assert_eq!(
+        listed(&rules, rules.internal.get(&at), at).len(),
+        2,
+        "pods and the node itself use all endpoints"
+    );
+    assert_eq!(
+        served(&rules, "10.96.0.7", 80).len(),
+        2,
+        "the external policy is not the cluster IP's"
+    );
 
     let rules = plan(&[with("Local")], &[slice(&BOTH[1..])], &node());
     assert_eq!(rules.refused[&at], Refusal::Drop);
@@ -150,8 +184,10 @@ fn external_policy_cluster_masquerades_and_local_does_not() {
 
 #[test]
 fn load_balancer_and_external_addresses_are_frontends() {
-    let mut lb = Service::clone(&service(json!({"type": "LoadBalancer", "externalIPs": ["198.51.100.1"],
-        "loadBalancerSourceRanges": ["203.0.113.0/24", " 203.0.113.128/25", "2001:db8::/32"]})));
+    let mut lb = Service::clone(&service(
+        json!({"type": "LoadBalancer", "externalIPs": ["198.51.100.1"],
+        "loadBalancerSourceRanges": ["203.0.113.0/24", " 203.0.113.128/25", "2001:db8::/32"]}),
+    ));
     lb.status = serde_json::from_value(json!({"loadBalancer": {"ingress": [
         {"ip": "198.51.100.7"}, {"ip": "198.51.100.8", "ipMode": "Proxy"}, {"hostname": "lb.example"}]}}))
     .unwrap();
@@ -160,8 +196,16 @@ fn load_balancer_and_external_addresses_are_frontends() {
     assert_eq!(served(&rules, "198.51.100.7", 80).len(), 2);
     assert!(served(&rules, "198.51.100.8", 80).is_empty());
     let lb = frontend("198.51.100.7", 80);
-    assert_eq!(rules.restricted.keys().collect::<Vec<_>>(), [&lb], "source ranges are for load balancer addresses only");
-    assert_eq!(rules.allowed.keys().collect::<Vec<_>>(), [&(lb, "203.0.113.0/24".parse().unwrap())], "merged, own family");
+    assert_eq!(
+        rules.restricted.keys().collect::<Vec<_>>(),
+        [&lb],
+        "source ranges are for load balancer addresses only"
+    );
+    assert_eq!(
+        rules.allowed.keys().collect::<Vec<_>>(),
+        [&(lb, "203.0.113.0/24".parse().unwrap())],
+        "merged, own family"
+    );
 }
 
 #[test]
@@ -172,7 +216,10 @@ fn services_of_others_and_without_address_are_left_alone() {
         json!({"clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10"]}),
     ] {
         let rules = plan(&[service(spec.clone())], &[slice(BOTH)], &node());
-        assert!(rules.services.is_empty() && rules.refused.is_empty() && rules.cluster_ips.is_empty(), "{spec}");
+        assert!(
+            rules.services.is_empty() && rules.refused.is_empty() && rules.cluster_ips.is_empty(),
+            "{spec}"
+        );
     }
     let mut foreign = Service::clone(&service(json!({})));
     foreign.metadata.labels = Some([("service.kubernetes.io/service-proxy-name".to_string(), "x".to_string())].into());
@@ -181,7 +228,8 @@ fn services_of_others_and_without_address_are_left_alone() {
 
 #[test]
 fn ports_match_by_name_and_protocol() {
-    let two = service(json!({"ports": [{"name": "http", "port": 80, "protocol": "UDP"}, {"name": "other", "port": 81}]}));
+    let two =
+        service(json!({"ports": [{"name": "http", "port": 80, "protocol": "UDP"}, {"name": "other", "port": 81}]}));
     let rules = plan(&[two], &[slice(BOTH)], &node());
     assert!(rules.services.is_empty());
     assert_eq!(rules.refused.len(), 2);
@@ -202,22 +250,36 @@ fn hints_keep_traffic_in_the_zone_when_every_endpoint_has_one() {
         {"addresses": ["10.0.0.1"], "hints": {"forZones": [{"name": "z1"}], "forNodes": [{"name": "n2"}]}},
         {"addresses": ["10.0.0.2"], "hints": {"forZones": [{"name": "z1"}], "forNodes": [{"name": "n1"}]}},
     ]));
-    assert_eq!(served(node_hints), ["10.0.0.2:8080"], "a node hint is stronger than a zone hint");
+    assert_eq!(
+        served(node_hints),
+        ["10.0.0.2:8080"],
+        "a node hint is stronger than a zone hint"
+    );
 }
 
 #[test]
 fn affinity_keeps_an_endpoints_number_while_others_come_and_go() {
-    let sticky = || service(json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}}}));
+    let sticky = || {
+        service(json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}}}))
+    };
     let ids = |slice| -> BTreeMap<String, u32> {
         let rules = plan(&[sticky()], &[slice], &node());
         assert!(rules.endpoints.is_empty());
-        rules.sticky_endpoints.iter().map(|(key, endpoint)| (endpoint.to_string(), key.id)).collect()
+        rules
+            .sticky_endpoints
+            .iter()
+            .map(|(key, endpoint)| (endpoint.to_string(), key.id))
+            .collect()
     };
     let (two, one) = (ids(slice(BOTH)), ids(slice(&BOTH[1..])));
     assert_eq!(two.len(), 2);
     assert_eq!(two["10.244.2.2:8080"], one["10.244.2.2:8080"]);
     assert!(two.values().all(|id| id & 0xffff == 0 && *id != 0), "{two:?}");
-    let default = plan(&[service(json!({"sessionAffinity": "ClientIP"}))], &[slice(BOTH)], &node());
+    let default = plan(
+        &[service(json!({"sessionAffinity": "ClientIP"}))],
+        &[slice(BOTH)],
+        &node(),
+    );
     assert_eq!(default.services[&frontend("10.96.0.7", 80)].affinity, Some(10_800));
 }
 
@@ -230,7 +292,10 @@ fn dual_stack_services_keep_the_families_apart() {
     assert_eq!(served(&rules, "fd00::7", 80), ["[fd01::2]:8080"]);
     assert_eq!(served(&rules, "10.96.0.7", 80).len(), 2);
     let text = update(&RuleSet::default(), &rules, &Family::ALL);
-    assert!(text.contains("add element ip6 keelson-proxy endpoints { fd00::7 . tcp . 80 . 0 : fd01::2 . 8080 }"), "{text}");
+    assert!(
+        text.contains("add element ip6 keelson-proxy endpoints-tcp { fd00::7 . 80 . 0 : fd01::2 . 8080 }"),
+        "{text}"
+    );
     assert!(!update(&RuleSet::default(), &rules, &[Family::V4]).contains("fd0"));
 }
 
@@ -243,11 +308,13 @@ fn an_update_writes_only_what_changed() {
         update(&before, &after, &Family::ALL),
         "add chain ip keelson-proxy lb-1\n\
          flush chain ip keelson-proxy lb-1\n\
-         add rule ip keelson-proxy lb-1 dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 map @endpoints\n\
+         add rule ip keelson-proxy lb-1 dnat ip to ip daddr . tcp dport . numgen random mod 1 map @endpoints-tcp\n\
+         add rule ip keelson-proxy lb-1 dnat ip to ip daddr . udp dport . numgen random mod 1 map @endpoints-udp\n\
+         add rule ip keelson-proxy lb-1 dnat ip to ip daddr . sctp dport . numgen random mod 1 map @endpoints-sctp\n\
          delete element ip keelson-proxy services { 10.96.0.7 . tcp . 80 }\n\
-         delete element ip keelson-proxy endpoints { 10.96.0.7 . tcp . 80 . 0, 10.96.0.7 . tcp . 80 . 1 }\n\
+         delete element ip keelson-proxy endpoints-tcp { 10.96.0.7 . 80 . 0, 10.96.0.7 . 80 . 1 }\n\
          delete element ip keelson-proxy hairpin { 10.244.1.2 . 10.244.1.2 }\n\
          add element ip keelson-proxy services { 10.96.0.7 . tcp . 80 : goto lb-1 }\n\
-         add element ip keelson-proxy endpoints { 10.96.0.7 . tcp . 80 . 0 : 10.244.2.2 . 8080 }\n"
+         add element ip keelson-proxy endpoints-tcp { 10.96.0.7 . 80 . 0 : 10.244.2.2 . 8080 }\n"
     );
 }

@@ -24,19 +24,33 @@ impl Host {
             unshare(CloneFlags::CLONE_NEWNET).expect("root may make network namespaces");
             sh("ip link set lo up");
             // The thread's mounts of /proc/sys follow the network namespace of whoever opens a file there.
-            ready.send(format!("/proc/{}/task/{}/ns/net", std::process::id(), nix::unistd::gettid())).unwrap();
+            ready
+                .send(format!(
+                    "/proc/{}/task/{}/ns/net",
+                    std::process::id(),
+                    nix::unistd::gettid()
+                ))
+                .unwrap();
             inbox.iter().for_each(|task| task());
         });
-        Self { tasks, path: path.recv().unwrap() }
+        Self {
+            tasks,
+            path: path.recv().unwrap(),
+        }
     }
 
     /// Runs `f` in the namespace; panics of `f` come through.
     pub fn run<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> T {
         let (done, result) = mpsc::channel();
         self.tasks
-            .send(Box::new(move || _ = done.send(std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)))))
+            .send(Box::new(move || {
+                _ = done.send(std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)))
+            }))
             .unwrap();
-        result.recv().unwrap().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        result
+            .recv()
+            .unwrap()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
     /// Runs shell commands there, every one of which must succeed.
@@ -47,7 +61,10 @@ impl Host {
 
     /// A veth pair between the two hosts.
     pub fn link(&self, device: &str, other: &Host, other_device: &str) {
-        self.sh(&format!("ip link add {device} type veth peer name {other_device} netns {}", other.path));
+        self.sh(&format!(
+            "ip link add {device} type veth peer name {other_device} netns {}",
+            other.path
+        ));
         self.sh(&format!("ip link set {device} up"));
         other.sh(&format!("ip link set {other_device} up"));
     }
@@ -147,6 +164,10 @@ pub fn echoes(stream: &mut TcpStream) -> bool {
 
 fn sh(commands: &str) -> String {
     let output = Command::new("sh").args(["-ec", commands]).output().unwrap();
-    assert!(output.status.success(), "{commands}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{commands}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap()
 }
