@@ -32,7 +32,9 @@ pub async fn down(dir: &Path) -> Result<()> {
         let _lock = network::lock()?;
         network::remove(&id)?;
         if network::is_last() {
-            network::tidy_up()?;
+            if Path::new(network::NAMESPACES).exists() {
+                network::tidy_up()?;
+            }
             remove_mount_points();
         }
     }
@@ -75,6 +77,9 @@ async fn end_processes(cgroup: &str) -> Result<()> {
 /// network's lock and knows that no other cluster is there: removing a folder undoes the mounts on it in every namespace.
 fn remove_mount_points() {
     for (folder, _) in enter::OWN_FOLDERS {
-        let _ = fs::remove_dir(folder);
+        // Everybody's, and `ip netns add` trusts that it stays.
+        if folder != network::NAMESPACES {
+            let _ = fs::remove_dir(folder);
+        }
     }
 }

@@ -20,11 +20,12 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use super::cgroup::{Hierarchies, processes_in};
 use super::cluster::{Cluster, Node};
+use super::network;
 
 /// The host's folders that a node has its own of, and where in the node's root they lie. Programs other than ours write to them, and not all can
 /// be told to write elsewhere.
 pub const OWN_FOLDERS: [(&str, &str); 3] = [
-    ("/run/netns", "run/netns"),
+    (network::NAMESPACES, "run/netns"),
     ("/run/containerd", "run/containerd"),
     ("/var/lib/cni", "var/lib/cni"),
 ];
@@ -38,7 +39,7 @@ pub fn exec(cluster: &Cluster, node: &Node, program: &OsString, arguments: &[OsS
         .context("lock the node")?;
     let hierarchies = Hierarchies::find()?;
     let daemons = hierarchies.ensure(cluster, node)?;
-    let network = Path::new("/run/netns").join(&node.namespace);
+    let network = Path::new(network::NAMESPACES).join(&node.namespace);
     let network = File::open(&network).with_context(|| format!("open {}; is the cluster up?", network.display()))?;
     setns(network, CloneFlags::CLONE_NEWNET).context("join the node's network namespace")?;
     match mount_namespace(&daemons, node) {

@@ -13,7 +13,8 @@ use serde_json::Value;
 use super::cluster::{Cluster, Node};
 use super::host::{mounts_below, run, run_with_input};
 
-const NAMESPACES: &str = "/run/netns";
+/// Where `ip netns` keeps namespaces by name.
+pub const NAMESPACES: &str = "/run/netns";
 
 /// Keeps other clusters of this machine from choosing a network, or tidying up the folder of namespaces, at the same time.
 pub fn lock() -> Result<Flock<File>> {
@@ -128,8 +129,13 @@ pub fn is_last() -> bool {
     !names_in(NAMESPACES).iter().any(|name| name.starts_with("keelson-"))
 }
 
-/// Undoes the mount that `ip netns` makes on its folder, once nobody needs it. The caller holds [`lock`].
+/// Undoes the mount that `ip netns` makes on its folder, once nobody needs it.
 pub fn tidy_up() -> Result<()> {
+    let folder = File::open(NAMESPACES).with_context(|| format!("open {NAMESPACES}"))?;
+    // The lock that `ip netns add` takes.
+    let _lock = Flock::lock(folder, FlockArg::LockExclusive)
+        .map_err(|(_, e)| e)
+        .with_context(|| format!("lock {NAMESPACES}"))?;
     if names_in(NAMESPACES).is_empty() {
         for mount in mounts_below(Path::new(NAMESPACES))? {
             umount2(&mount, MntFlags::MNT_DETACH).with_context(|| format!("unmount {}", mount.display()))?;

@@ -58,7 +58,6 @@ pub async fn up(options: Options) -> Result<()> {
     ));
     make_folders(&cluster)?;
     make_credentials(&cluster)?;
-    network::ensure(&cluster)?;
     progress.step(format_args!("certificates and network {} are ready", shape.network));
     let images = Arc::new(make_images(&cluster)?);
     let up = Arc::new(Up {
@@ -90,7 +89,7 @@ fn check_machine() -> Result<()> {
     Ok(())
 }
 
-/// The cluster that is there, or a new one, written down.
+/// The cluster that is there, or a new one; written down, and with its network, which marks this machine as in use.
 fn describe(options: &Options) -> Result<Cluster> {
     if let Some(cluster) = Cluster::load(&options.dir)? {
         let shape = &cluster.shape;
@@ -105,6 +104,9 @@ fn describe(options: &Options) -> Result<Cluster> {
             shape.nodes,
             shape.control_planes
         );
+        // After a restart of the machine it is gone.
+        let _lock = network::lock()?;
+        network::ensure(&cluster)?;
         return Ok(cluster);
     }
     let (nodes, control_planes) = (options.nodes.unwrap_or(1), options.control_planes.unwrap_or(1));
@@ -118,7 +120,6 @@ fn describe(options: &Options) -> Result<Cluster> {
     let seed = u8::from_str_radix(&cluster.id[..2], 16).unwrap_or_default();
     cluster.shape.network = network::choose(seed)?;
     cluster.save()?;
-    // Inside the lock: from here the network is taken.
     network::ensure(&cluster)?;
     Ok(cluster)
 }
