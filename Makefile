@@ -27,7 +27,7 @@ up:
 	$(MAKE) --no-print-directory build
 	$(KEELSON) local up --dir $(DIR) --nodes $(NODES) --control-planes $(CONTROL_PLANES)
 	deploy/samples/web.sh $(KEELSON) $(DIR)
-	@echo 'export KUBECONFIG=$(DIR)/kubeconfig'
+	@echo 'export KUBECONFIG=$(DIR)/pki/admin.kubeconfig'
 
 down:
 	@if [ -x $(KEELSON) ]; then $(KEELSON) local down --dir $(DIR); else cargo run --release --locked -p keelson -- local down --dir $(DIR); fi

@@ -6,7 +6,7 @@ set -euo pipefail
 keelson=$1
 dir=$2
 samples=$(dirname "$0")
-export KUBECONFIG=$dir/kubeconfig
+export KUBECONFIG=$dir/pki/admin.kubeconfig
 
 # Prints the page at address $1, port $2, with nothing but bash: a fresh machine may have no curl.
 page() {

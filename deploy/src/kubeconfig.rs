@@ -1,7 +1,5 @@
 //! Kubeconfig files: the administrator's with everything in it, a component's with paths to its certificate.
 
-use std::path::Path;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -11,30 +9,35 @@ const SERVERS_EXTENSION: &str = "keelson.dev/servers";
 
 /// A kubeconfig that is complete in itself, from the PEM texts of the authority, the certificate and its key.
 pub fn embedded(cluster: &str, servers: &[String], user: &str, authority: &str, certificate: &str, key: &str) -> Value {
-    let credentials = json!({
-        "client-certificate-data": STANDARD.encode(certificate),
-        "client-key-data": STANDARD.encode(key),
-    });
+    let authority = json!({ "certificate-authority-data": STANDARD.encode(authority) });
     document(
         cluster,
         servers,
         user,
-        json!({ "certificate-authority-data": STANDARD.encode(authority) }),
-        credentials,
+        authority,
+        embedded_credentials(certificate, key),
     )
 }
 
-/// A kubeconfig that names the files `<pair>.crt` and `<pair>.key`, so that a renewed certificate is taken up.
-pub fn referencing(cluster: &str, servers: &[String], user: &str, authority: &Path, pair: &Path) -> Value {
+/// A user entry of [`embedded`].
+pub fn embedded_credentials(certificate: &str, key: &str) -> Value {
+    json!({
+        "client-certificate-data": STANDARD.encode(certificate),
+        "client-key-data": STANDARD.encode(key),
+    })
+}
+
+/// A kubeconfig that names the files `ca.crt`, `<user>.crt` and `<user>.key` beside it, so that a renewed certificate is taken up.
+pub fn referencing(cluster: &str, servers: &[String], user: &str) -> Value {
     let credentials = json!({
-        "client-certificate": pair.with_extension("crt"),
-        "client-key": pair.with_extension("key"),
+        "client-certificate": format!("{user}.crt"),
+        "client-key": format!("{user}.key"),
     });
     document(
         cluster,
         servers,
         user,
-        json!({ "certificate-authority": authority }),
+        json!({ "certificate-authority": "ca.crt" }),
         credentials,
     )
 }
@@ -72,14 +75,8 @@ mod tests {
 
     #[test]
     fn names_files_and_no_extension_for_one_server() {
-        let config = referencing(
-            "c",
-            &["https://a:6443".to_owned()],
-            "u",
-            Path::new("/p/ca.crt"),
-            Path::new("/p/n/kubelet"),
-        );
-        assert_eq!(config["users"][0]["user"]["client-key"], "/p/n/kubelet.key");
+        let config = referencing("c", &["https://a:6443".to_owned()], "kubelet");
+        assert_eq!(config["users"][0]["user"]["client-key"], "kubelet.key");
         assert!(config["clusters"][0]["cluster"].get("extensions").is_none());
     }
 }

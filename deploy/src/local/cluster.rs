@@ -182,31 +182,21 @@ impl Cluster {
 
     /// The administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
-        self.dir.join("kubeconfig")
+        self.pki().join("admin.kubeconfig")
     }
 
-    /// The addresses of the API servers, as URLs.
-    pub fn servers(&self) -> Vec<String> {
-        self.nodes()
-            .iter()
-            .filter(|node| node.control_plane)
-            .map(|node| format!("https://{}:6443", node.address))
-            .collect()
-    }
-
-    /// What the cluster's certificates are made of.
-    pub fn certificates(&self) -> Vec<pki::Spec> {
+    /// What the cluster's certificates and kubeconfigs are made from.
+    pub fn credentials(&self) -> pki::Cluster {
         let node = |node: Node| pki::Node {
             name: node.name,
             addresses: vec![node.address.into()],
             control_plane: node.control_plane,
         };
-        let cluster = pki::Cluster {
+        pki::Cluster {
             nodes: self.nodes().into_iter().map(node).collect(),
             domain: DOMAIN.into(),
             kubernetes_address: pki::first_address(SERVICE_CIDR.parse().unwrap_or_default()),
-        };
-        cluster.certificates()
+        }
     }
 }
 
@@ -253,7 +243,7 @@ mod tests {
     fn derives_addresses_from_the_network() {
         let cluster = cluster();
         assert_eq!(cluster.host_address().to_string(), "172.30.9.1");
-        assert_eq!(cluster.servers(), ["https://172.30.9.11:6443"]);
+        assert_eq!(cluster.credentials().servers(None), ["https://172.30.9.11:6443"]);
         assert_eq!(cluster.find_node("2").expect("node").address.to_string(), "172.30.9.12");
         assert!(cluster.find_node("node-4").is_err());
     }

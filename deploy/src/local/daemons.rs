@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::cluster::{Cluster, DNS_ADDRESS, DOMAIN, Node, POD_CIDR, SERVICE_CIDR};
 use super::host;
 use super::process::Daemon;
-use crate::{kubeconfig, pki};
+use crate::pki;
 
 /// The daemons of a control plane, and the port that each serves `/readyz` on.
 pub const CONTROL_PLANE: [(&str, u16); 3] = [
@@ -56,34 +56,26 @@ struct Files<'a> {
 }
 
 impl Files<'_> {
+    /// A file of the machine's own folder of certificates.
     fn pki(&self, file: &str) -> PathBuf {
-        self.cluster.pki().join(file)
+        self.cluster.pki().join(&self.node.name).join(file)
     }
 
-    fn certificate(&self, extension: &str) -> PathBuf {
-        self.pki(&self.node.name).join(format!("{}.{extension}", self.name))
+    /// The daemon's own file there.
+    fn own(&self, extension: &str) -> PathBuf {
+        self.pki(&format!("{}.{extension}", self.name))
     }
 
     fn serving(&self) -> Vec<OsString> {
         vec![
-            flag("tls-cert-file", self.certificate("crt")),
-            flag("tls-private-key-file", self.certificate("key")),
+            flag("tls-cert-file", self.own("crt")),
+            flag("tls-private-key-file", self.own("key")),
             flag("client-ca-file", self.pki("ca.crt")),
         ]
     }
 
-    fn kubeconfig(&self) -> Result<OsString> {
-        // One's own API server first, then the others.
-        let mut servers = self.cluster.servers();
-        servers.sort_by_key(|server| !server.contains(&format!("//{}:", self.node.address)));
-        let content = kubeconfig::referencing(
-            "keelson",
-            &servers,
-            self.name,
-            &self.pki("ca.crt"),
-            &self.certificate("crt"),
-        );
-        Ok(flag("kubeconfig", self.write("kubeconfig", &content)?))
+    fn kubeconfig(&self) -> OsString {
+        flag("kubeconfig", self.own("kubeconfig"))
     }
 
     fn write(&self, extension: &str, content: &Value) -> Result<PathBuf> {
@@ -111,8 +103,8 @@ impl Files<'_> {
             flag("bind-address", "0.0.0.0"),
             flag("secure-port", "6443"),
             flag("advertise-address", self.node.address.to_string()),
-            flag("kubelet-client-certificate", self.certificate("crt")),
-            flag("kubelet-client-key", self.certificate("key")),
+            flag("kubelet-client-certificate", self.own("crt")),
+            flag("kubelet-client-key", self.own("key")),
             flag("service-cluster-ip-range", SERVICE_CIDR),
             flag(
                 "service-account-issuer",
@@ -131,7 +123,7 @@ impl Files<'_> {
     fn controller_manager(&self) -> Result<Vec<OsString>> {
         let mut arguments = self.serving();
         arguments.extend([
-            self.kubeconfig()?,
+            self.kubeconfig(),
             flag("cluster-cidr", POD_CIDR),
             flag("allocate-node-cidrs", "true"),
             flag("service-cluster-ip-range", SERVICE_CIDR),
@@ -143,7 +135,7 @@ impl Files<'_> {
 
     fn scheduler(&self) -> Result<Vec<OsString>> {
         let mut arguments = self.serving();
-        arguments.push(self.kubeconfig()?);
+        arguments.push(self.kubeconfig());
         Ok(arguments)
     }
 
@@ -154,8 +146,8 @@ impl Files<'_> {
             "address": "0.0.0.0",
             "port": 10250,
             "authentication": { "x509": { "clientCAFile": self.pki("ca.crt") } },
-            "tlsCertFile": self.certificate("crt"),
-            "tlsPrivateKeyFile": self.certificate("key"),
+            "tlsCertFile": self.own("crt"),
+            "tlsPrivateKeyFile": self.own("key"),
             "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
             "cgroupDriver": "cgroupfs",
             "cgroupRoot": format!("/{}/{}", self.cluster.cgroup(), self.node.name),
@@ -164,7 +156,7 @@ impl Files<'_> {
             "podLogsDir": self.node.path("var/log/pods"),
         });
         Ok(vec![
-            self.kubeconfig()?,
+            self.kubeconfig(),
             flag("config", self.write("yaml", &configuration)?),
             flag("hostname-override", &self.node.name),
             flag("node-ip", self.node.address.to_string()),
@@ -181,7 +173,7 @@ impl Files<'_> {
         });
         let mut arguments = self.serving();
         arguments.extend([
-            self.kubeconfig()?,
+            self.kubeconfig(),
             flag("config", self.write("yaml", &configuration)?),
             flag("hostname-override", &self.node.name),
         ]);

@@ -18,7 +18,7 @@ use super::process::{self, Running};
 use super::ready::Probe;
 use super::{containerd, daemons, enter, host, network};
 use crate::console::{self, Progress};
-use crate::{kubeconfig, pki};
+use crate::pki;
 
 /// Programs that a cluster needs from the system, and the Debian package of each.
 const PROGRAMS: [(&str, &str); 5] = [
@@ -57,7 +57,7 @@ pub async fn up(options: Options) -> Result<()> {
         shape.control_planes
     ));
     make_folders(&cluster)?;
-    make_credentials(&cluster)?;
+    pki::ensure_cluster(&cluster.pki(), &cluster.credentials(), OffsetDateTime::now_utc())?;
     progress.step(format_args!("certificates and network {} are ready", shape.network));
     let images = Arc::new(make_images(&cluster)?);
     let up = Arc::new(Up {
@@ -136,25 +136,6 @@ fn make_folders(cluster: &Cluster) -> Result<()> {
         }
     }
     make(&cluster.dir.join("images"))
-}
-
-fn make_credentials(cluster: &Cluster) -> Result<()> {
-    let pki = cluster.pki();
-    pki::ensure(&pki, &cluster.certificates(), OffsetDateTime::now_utc())?;
-    let read = |file: &str| fs::read_to_string(pki.join(file)).with_context(|| format!("read {file}"));
-    let (authority, certificate, key) = (read("ca.crt")?, read("admin.crt")?, read("admin.key")?);
-    let config = kubeconfig::embedded(
-        "keelson",
-        &cluster.servers(),
-        "kubernetes-admin",
-        &authority,
-        &certificate,
-        &key,
-    );
-    Ok(pki::write_private(
-        &cluster.kubeconfig(),
-        &serde_json::to_vec_pretty(&config)?,
-    )?)
 }
 
 /// The archives that every node's containerd gets.

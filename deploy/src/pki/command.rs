@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Certificate, Cluster, Node, Outcome, ensure, first_address, list, renew};
+use super::{Certificate, Cluster, Node, Outcome, ensure_cluster, first_address, list, renew};
 use crate::console;
 
 /// Where the certificates of a machine lie.
@@ -104,7 +104,7 @@ pub fn run(command: Command) -> Result<()> {
             names.sort_unstable();
             names.dedup();
             ensure!(names.len() == cluster.nodes.len(), "a node is named twice");
-            for (path, outcome) in ensure(&dir.dir, &cluster.certificates(), now)? {
+            for (path, outcome) in ensure_cluster(&dir.dir, &cluster, now)? {
                 let outcome = if outcome == Outcome::Issued { "issued" } else { "kept" };
                 console::line(format_args!("{outcome:<6} {}", path.display()));
             }

@@ -17,6 +17,14 @@ pub fn write_private(path: &Path, contents: &[u8]) -> Result<(), Error> {
     })
 }
 
+/// Like [`write_private`], unless the file holds just that already.
+pub(super) fn update_private(path: &Path, contents: &[u8]) -> Result<(), Error> {
+    if fs::read(path).is_ok_and(|present| present == contents) {
+        return Ok(());
+    }
+    write_private(path, contents)
+}
+
 fn write(path: &Path, contents: &[u8]) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     if !folder.exists() {

@@ -1,6 +1,7 @@
 //! The cluster's certificates: one authority, one certificate for each component on each node, the service-account key pair.
 //!
-//! Everything lies in one folder: `ca.{crt,key}`, `sa.{key,pub}`, `admin.{crt,key}` and `<node>/<component>.{crt,key}`.
+//! Everything lies in one folder: `ca.{crt,key}`, `sa.{key,pub}`, `admin.{crt,key,kubeconfig}` and one folder a node, which holds all that
+//! this machine needs: `<component>.{crt,key,kubeconfig}`, a copy of `ca.crt`, and on control planes of `sa.{key,pub}`.
 //! Keys are ECDSA P-256 and readable by their owner only. [`ensure`] may be called at any time: it keeps what is still good and
 //! issues what is missing, about to expire, signed by another authority or made for other names. It never replaces an
 //! authority or a service-account key, because that would cut off every component and token at once.
@@ -9,12 +10,14 @@ mod authority;
 mod certificate;
 mod command;
 mod files;
+mod folders;
 mod plan;
 
 pub use authority::Authority;
 pub use certificate::Certificate;
 pub use command::{Command, run};
 pub use files::write_private;
+pub use folders::ensure_cluster;
 pub use plan::{Cluster, Node, Spec};
 
 use std::net::IpAddr;
@@ -54,6 +57,15 @@ pub enum Error {
         missing: PathBuf,
         /// The file that is there.
         present: PathBuf,
+    },
+    /// A kubeconfig is there but cannot be understood.
+    #[error("{}: expected a kubeconfig in JSON form", path.display())]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: serde_json::Error,
     },
     /// The certificate library refused a name or a key.
     #[error("{}: cannot issue the certificate", path.display())]
@@ -122,15 +134,20 @@ pub fn renew(dir: &Path, now: OffsetDateTime) -> Result<Vec<PathBuf>, Error> {
         authority.issue(dir, &certificate.spec(&file.to_string_lossy()), now)?;
         renewed.push(path);
     }
+    folders::update_admin_kubeconfig(dir)?;
     Ok(renewed)
 }
 
-/// Every certificate in `dir` and one level of folders below it, by path.
+/// Every certificate in `dir` and one level of folders below it, by path; copies of the authority's are left out.
 pub fn list(dir: &Path) -> Result<Vec<(PathBuf, Certificate)>, Error> {
     let mut paths = Vec::new();
     for entry in files::entries(dir)? {
         if entry.is_dir() {
-            paths.extend(files::entries(&entry)?);
+            paths.extend(
+                files::entries(&entry)?
+                    .into_iter()
+                    .filter(|path| !path.ends_with("ca.crt")),
+            );
         } else {
             paths.push(entry);
         }

@@ -1,6 +1,6 @@
 //! Which certificates a cluster needs. No I/O.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// One certificate to be issued.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,13 @@ pub struct Cluster {
     pub kubernetes_address: IpAddr,
 }
 
+/// The daemons of a control plane that are clients of the API server.
+pub const CONTROL_PLANE_CLIENTS: [&str; 2] = ["kube-scheduler", "kube-controller-manager"];
+/// The daemons of every node.
+pub const NODE_CLIENTS: [&str; 2] = ["kubelet", "kube-proxy"];
+/// The port of the API servers.
+const PORT: u16 = 6443;
+
 impl Cluster {
     /// Every certificate that this cluster needs: the administrator's, and one for each component on each node.
     pub fn certificates(&self) -> Vec<Spec> {
@@ -74,6 +81,16 @@ impl Cluster {
             ));
         }
         specs
+    }
+
+    /// The URLs of the API servers, that on `node` first.
+    pub fn servers(&self, node: Option<&Node>) -> Vec<String> {
+        let mut control_planes: Vec<&Node> = self.nodes.iter().filter(|other| other.control_plane).collect();
+        control_planes.sort_by_key(|other| node.is_none_or(|node| node.name != other.name));
+        let first_addresses = control_planes.into_iter().filter_map(|other| other.addresses.first());
+        first_addresses
+            .map(|address| format!("https://{}", SocketAddr::new(*address, PORT)))
+            .collect()
     }
 
     fn apiserver(&self, node: &Node) -> Spec {

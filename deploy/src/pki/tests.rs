@@ -186,3 +186,48 @@ fn refuses_half_an_authority_and_names_the_file() {
     let error = ensure(dir.path(), &[], now()).expect_err("no key").to_string();
     assert!(error.contains("ca.key: expected a private key"), "{error}");
 }
+
+#[test]
+fn gives_each_machine_all_that_it_needs_in_one_folder() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let mut cluster = cluster();
+    cluster.nodes[1].control_plane = true;
+    ensure_cluster(dir.path(), &cluster, now()).expect("certificates");
+    for file in [
+        "ca.crt",
+        "sa.key",
+        "sa.pub",
+        "kube-apiserver.crt",
+        "kube-scheduler.kubeconfig",
+        "kube-controller-manager.kubeconfig",
+    ] {
+        assert!(dir.path().join("two").join(file).exists(), "{file}");
+    }
+    let text = std::fs::read(dir.path().join("two/kubelet.kubeconfig")).expect("kubeconfig");
+    let config: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+    assert_eq!(
+        config["clusters"][0]["cluster"]["server"], "https://10.0.0.12:6443",
+        "its own server comes first"
+    );
+    assert_eq!(
+        config["clusters"][0]["cluster"]["extensions"][0]["extension"]["servers"][1],
+        "https://10.0.0.11:6443"
+    );
+    assert_eq!(config["users"][0]["user"]["client-certificate"], "kubelet.crt");
+}
+
+#[test]
+fn renewal_reaches_the_administrators_kubeconfig() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let read = || -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(dir.path().join("admin.kubeconfig")).expect("kubeconfig")).expect("JSON")
+    };
+    ensure_cluster(dir.path(), &cluster(), now()).expect("certificates");
+    let before = read();
+    ensure_cluster(dir.path(), &cluster(), now()).expect("certificates");
+    assert_eq!(read(), before);
+    renew(dir.path(), now()).expect("renewed");
+    let after = read();
+    assert_ne!(after["users"], before["users"]);
+    assert_eq!(after["clusters"], before["clusters"]);
+}
