@@ -1,2 +1,3 @@
 //! tmp
+pub mod dns;
 pub mod rules;
