@@ -37,7 +37,13 @@ pub struct Forwarder {
 impl Forwarder {
     /// Resolvers are named by the resolv.conf file at `path` and answer on `port` (53); `own` are never asked.
     pub fn new(path: PathBuf, port: u16, own: Vec<IpAddr>) -> Self {
-        Self { path, port, own, loaded: Mutex::new((None, Vec::new())), permits: Semaphore::new(MAX_UNDER_WAY) }
+        Self {
+            path,
+            port,
+            own,
+            loaded: Mutex::new((None, Vec::new())),
+            permits: Semaphore::new(MAX_UNDER_WAY),
+        }
     }
 
     /// A place among the questions under way; None if there are too many.
@@ -95,7 +101,11 @@ pub fn resolvers(text: &str) -> Vec<IpAddr> {
 }
 
 async fn exchange_udp(resolver: SocketAddr, packet: &[u8]) -> std::io::Result<Vec<u8>> {
-    let any: IpAddr = if resolver.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let any: IpAddr = if resolver.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
     // A port and an id that nobody can guess: that is what DNS has against forged answers.
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(resolver).await?;

@@ -59,7 +59,12 @@ pub fn respond(packet: &[u8], transport: Transport, zone: &Zone, directory: &dyn
     response.queries.clone_from(&request.queries);
     let limit = match transport {
         Transport::Tcp => usize::from(u16::MAX),
-        Transport::Udp => usize::from(request.edns.as_ref().map_or(512, |e| e.max_payload().clamp(512, MAX_PAYLOAD))),
+        Transport::Udp => usize::from(
+            request
+                .edns
+                .as_ref()
+                .map_or(512, |e| e.max_payload().clamp(512, MAX_PAYLOAD)),
+        ),
     };
     if let Some(edns) = &request.edns {
         let mut own = Edns::new();
@@ -72,7 +77,11 @@ pub fn respond(packet: &[u8], transport: Transport, zone: &Zone, directory: &dyn
         }
         response.edns = Some(own);
     }
-    let refusal = match (request.metadata.message_type, request.metadata.op_code, request.queries.len()) {
+    let refusal = match (
+        request.metadata.message_type,
+        request.metadata.op_code,
+        request.queries.len(),
+    ) {
         (MessageType::Query, OpCode::Query, 1) => None,
         (MessageType::Query, OpCode::Query, _) => Some(ResponseCode::FormErr),
         _ => Some(ResponseCode::NotImp),
@@ -85,7 +94,9 @@ pub fn respond(packet: &[u8], transport: Transport, zone: &Zone, directory: &dyn
 }
 
 fn answer(mut response: Message, limit: usize, zone: &Zone, directory: &dyn Directory) -> Outcome {
-    let Some(mut question) = response.queries.first().cloned() else { return Outcome::Ignore };
+    let Some(mut question) = response.queries.first().cloned() else {
+        return Outcome::Ignore;
+    };
     if question.query_class() != DNSClass::IN {
         return Outcome::Forward;
     }
@@ -93,7 +104,13 @@ fn answer(mut response: Message, limit: usize, zone: &Zone, directory: &dyn Dire
     for aliases in 0..=MAX_ALIASES {
         match zone.answer(directory, question.name(), question.query_type()) {
             Answer::Foreign if aliases == 0 => return Outcome::Forward,
-            Answer::Foreign => return Outcome::Resolve(Box::new(Alias { reply: response, limit, target: question })),
+            Answer::Foreign => {
+                return Outcome::Resolve(Box::new(Alias {
+                    reply: response,
+                    limit,
+                    target: question,
+                }));
+            }
             Answer::Records { answers, additionals } => {
                 if answers.is_empty() {
                     response.add_authority(zone.soa());
@@ -152,7 +169,9 @@ impl Alias {
 
 /// What a client hears when no resolver answers.
 pub(super) fn failure(packet: &[u8]) -> Outcome {
-    let Ok(request) = Message::from_vec(packet) else { return Outcome::Ignore };
+    let Ok(request) = Message::from_vec(packet) else {
+        return Outcome::Ignore;
+    };
     let mut response = Message::error_msg(request.metadata.id, request.metadata.op_code, ResponseCode::ServFail);
     response.metadata.recursion_desired = request.metadata.recursion_desired;
     response.metadata.recursion_available = true;

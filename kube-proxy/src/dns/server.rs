@@ -28,7 +28,10 @@ pub struct Bound {
 impl Bound {
     /// Binds UDP and TCP on every address.
     pub fn bind(addresses: &[IpAddr], port: u16) -> std::io::Result<Self> {
-        let mut bound = Self { udp: Vec::new(), tcp: Vec::new() };
+        let mut bound = Self {
+            udp: Vec::new(),
+            tcp: Vec::new(),
+        };
         for address in addresses {
             let tcp = std::net::TcpListener::bind((*address, port))?;
             // With port 0, which tests use, UDP takes the port that TCP got.
@@ -43,7 +46,10 @@ impl Bound {
 
     /// Where clients can ask.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.tcp.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+        self.tcp
+            .iter()
+            .filter_map(|listener| listener.local_addr().ok())
+            .collect()
     }
 }
 
@@ -184,7 +190,9 @@ impl Server {
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             // Further clients wait in the kernel's queue.
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+                return;
+            };
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let server = Arc::clone(&self);
@@ -206,7 +214,9 @@ impl Server {
 
     async fn serve_connection(&self, mut stream: TcpStream) -> std::io::Result<()> {
         loop {
-            let Ok(size) = timeout(IDLE, stream.read_u16()).await else { return Ok(()) };
+            let Ok(size) = timeout(IDLE, stream.read_u16()).await else {
+                return Ok(());
+            };
             let Ok(size) = size else { return Ok(()) };
             let mut packet = vec![0; usize::from(size)];
             timeout(IDLE, stream.read_exact(&mut packet)).await??;
@@ -218,7 +228,11 @@ impl Server {
             };
             let Some(answer) = answer else { return Ok(()) };
             let size = u16::try_from(answer.len()).map_err(std::io::Error::other)?;
-            timeout(IDLE, stream.write_all(&[&size.to_be_bytes(), answer.as_slice()].concat())).await??;
+            timeout(
+                IDLE,
+                stream.write_all(&[&size.to_be_bytes(), answer.as_slice()].concat()),
+            )
+            .await??;
             self.metrics.sent(&answer);
         }
     }

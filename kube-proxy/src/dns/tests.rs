@@ -31,7 +31,9 @@ impl Directory for Objects {
         self.slices.iter().filter(of).cloned().collect()
     }
     fn has_namespace(&self, namespace: &str) -> bool {
-        self.services.iter().any(|s| s.metadata.namespace.as_deref() == Some(namespace))
+        self.services
+            .iter()
+            .any(|s| s.metadata.namespace.as_deref() == Some(namespace))
     }
     fn service_with_ip(&self, ip: IpAddr) -> Option<Arc<Service>> {
         let has = |s: &&Arc<Service>| s.spec.as_ref().unwrap().cluster_ip.as_deref() == Some(&ip.to_string());
@@ -65,12 +67,27 @@ fn objects() -> Objects {
                 json!({"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7", "fd00::7"],
                 "ports": [{"name": "http", "port": 80, "protocol": "TCP"}, {"port": 53, "protocol": "UDP"}]}),
             ),
-            service("db", json!({"clusterIP": "None", "ports": [{"name": "sql", "port": 5432}]})),
+            service(
+                "db",
+                json!({"clusterIP": "None", "ports": [{"name": "sql", "port": 5432}]}),
+            ),
             service("empty", json!({"clusterIP": "None"})),
-            service("outside", json!({"type": "ExternalName", "externalName": "www.example.com"})),
-            service("inside", json!({"type": "ExternalName", "externalName": "web.default.svc.cluster.local"})),
-            service("loop", json!({"type": "ExternalName", "externalName": "loop.default.svc.cluster.local"})),
-            service("dangling", json!({"type": "ExternalName", "externalName": "no.default.svc.cluster.local"})),
+            service(
+                "outside",
+                json!({"type": "ExternalName", "externalName": "www.example.com"}),
+            ),
+            service(
+                "inside",
+                json!({"type": "ExternalName", "externalName": "web.default.svc.cluster.local"}),
+            ),
+            service(
+                "loop",
+                json!({"type": "ExternalName", "externalName": "loop.default.svc.cluster.local"}),
+            ),
+            service(
+                "dangling",
+                json!({"type": "ExternalName", "externalName": "no.default.svc.cluster.local"}),
+            ),
         ],
         slices: vec![Arc::new(serde_json::from_value(slice).unwrap())],
     }
@@ -103,7 +120,11 @@ fn data(name: &str, kind: RecordType) -> Vec<String> {
     assert_eq!(reply.metadata.id, 7);
     assert!(reply.metadata.authoritative && reply.metadata.recursion_available);
     assert!(reply.answers.iter().all(|record| record.ttl == TTL));
-    assert_eq!(reply.authorities.is_empty(), !reply.answers.is_empty(), "no data comes with the SOA");
+    assert_eq!(
+        reply.authorities.is_empty(),
+        !reply.answers.is_empty(),
+        "no data comes with the SOA"
+    );
     let mut data: Vec<_> = reply.answers.iter().map(|record| record.data.to_string()).collect();
     data.sort();
     data
@@ -126,11 +147,18 @@ fn records_follow_the_specification() {
         ("db.default.svc.cluster.local.", AAAA, none),
         ("db-0.db.default.svc.cluster.local.", A, &["10.244.1.2"]),
         ("10-244-1-3.db.default.svc.cluster.local.", A, &["10.244.1.3"]),
-        ("_http._tcp.web.default.svc.cluster.local.", SRV, &["0 100 80 web.default.svc.cluster.local."]),
+        (
+            "_http._tcp.web.default.svc.cluster.local.",
+            SRV,
+            &["0 100 80 web.default.svc.cluster.local."],
+        ),
         (
             "_sql._tcp.db.default.svc.cluster.local.",
             SRV,
-            &["0 50 5432 10-244-1-3.db.default.svc.cluster.local.", "0 50 5432 db-0.db.default.svc.cluster.local."],
+            &[
+                "0 50 5432 10-244-1-3.db.default.svc.cluster.local.",
+                "0 50 5432 db-0.db.default.svc.cluster.local.",
+            ],
         ),
         ("_http._tcp.web.default.svc.cluster.local.", A, none),
         ("_tcp.web.default.svc.cluster.local.", SRV, none),
@@ -175,8 +203,14 @@ fn names_that_do_not_exist_say_so_at_once() {
 #[test]
 fn addresses_of_services_and_headless_endpoints_have_names() {
     let name = |ip: &str| Name::from(ip.parse::<IpAddr>().unwrap()).to_string();
-    assert_eq!(data(&name("10.96.0.7"), RecordType::PTR), ["web.default.svc.cluster.local."]);
-    assert_eq!(data(&name("10.244.1.2"), RecordType::PTR), ["db-0.db.default.svc.cluster.local."]);
+    assert_eq!(
+        data(&name("10.96.0.7"), RecordType::PTR),
+        ["web.default.svc.cluster.local."]
+    );
+    assert_eq!(
+        data(&name("10.244.1.2"), RecordType::PTR),
+        ["db-0.db.default.svc.cluster.local."]
+    );
     for other in ["192.0.2.1", "fd00::9"] {
         assert!(ask(&name(other), RecordType::PTR).is_none(), "others may know {other}");
     }
@@ -186,7 +220,11 @@ fn addresses_of_services_and_headless_endpoints_have_names() {
 #[test]
 fn aliases_are_followed() {
     let reply = ask("inside.default.svc.cluster.local.", RecordType::A).unwrap();
-    let data: Vec<_> = reply.answers.iter().map(|r| (r.name.to_string(), r.data.to_string())).collect();
+    let data: Vec<_> = reply
+        .answers
+        .iter()
+        .map(|r| (r.name.to_string(), r.data.to_string()))
+        .collect();
     let pair = |a: &str, b: &str| (a.to_string(), b.to_string());
     assert_eq!(
         data,
@@ -195,15 +233,34 @@ fn aliases_are_followed() {
             pair("web.default.svc.cluster.local.", "10.96.0.7")
         ]
     );
-    assert_eq!(code("loop.default.svc.cluster.local.", RecordType::A), ResponseCode::ServFail);
-    assert_eq!(code("dangling.default.svc.cluster.local.", RecordType::A), ResponseCode::NXDomain);
-    assert_eq!(ask("outside.default.svc.cluster.local.", RecordType::CNAME).unwrap().answers.len(), 1);
+    assert_eq!(
+        code("loop.default.svc.cluster.local.", RecordType::A),
+        ResponseCode::ServFail
+    );
+    assert_eq!(
+        code("dangling.default.svc.cluster.local.", RecordType::A),
+        ResponseCode::NXDomain
+    );
+    assert_eq!(
+        ask("outside.default.svc.cluster.local.", RecordType::CNAME)
+            .unwrap()
+            .answers
+            .len(),
+        1
+    );
 
     let request = packet("outside.default.svc.cluster.local.", RecordType::A);
-    let Outcome::Resolve(alias) = respond(&request, Transport::Udp, &zone(), &objects()) else { panic!() };
+    let Outcome::Resolve(alias) = respond(&request, Transport::Udp, &zone(), &objects()) else {
+        panic!()
+    };
     assert_eq!(alias.target.name().to_string(), "www.example.com.");
-    let Outcome::Reply(reply) = alias.finish(None) else { panic!() };
-    assert_eq!(Message::from_vec(&reply).unwrap().metadata.response_code, ResponseCode::ServFail);
+    let Outcome::Reply(reply) = alias.finish(None) else {
+        panic!()
+    };
+    assert_eq!(
+        Message::from_vec(&reply).unwrap().metadata.response_code,
+        ResponseCode::ServFail
+    );
 }
 
 #[test]
@@ -220,7 +277,9 @@ fn other_names_and_classes_go_to_a_resolver() {
 
 #[test]
 fn answers_fit_what_the_client_can_take() {
-    let many: Vec<_> = (0..100).map(|i| json!({"addresses": [format!("10.244.2.{i}")]})).collect();
+    let many: Vec<_> = (0..100)
+        .map(|i| json!({"addresses": [format!("10.244.2.{i}")]}))
+        .collect();
     let slice = json!({"metadata": {"namespace": "default", "name": "db-2",
         "labels": {"kubernetes.io/service-name": "db"}}, "addressType": "IPv4", "endpoints": many});
     let mut objects = objects();
@@ -260,7 +319,14 @@ fn what_is_no_question_is_refused_or_ignored() {
     assert!(matches!(changed(&|p| p.truncate(11)), Outcome::Ignore));
     assert_eq!(code(changed(&|p| p.truncate(20))), ResponseCode::FormErr);
     assert_eq!(code(changed(&|p| p[2] |= 4 << 3)), ResponseCode::NotImp, "NOTIFY");
-    assert_eq!(code(changed(&|p| { p[5] = 0; p.truncate(12) })), ResponseCode::FormErr, "no question");
+    assert_eq!(
+        code(changed(&|p| {
+            p[5] = 0;
+            p.truncate(12)
+        })),
+        ResponseCode::FormErr,
+        "no question"
+    );
 }
 
 #[test]

@@ -52,7 +52,10 @@ pub enum Answer {
 
 impl Answer {
     fn of(answers: Vec<Record>) -> Self {
-        Self::Records { answers, additionals: Vec::new() }
+        Self::Records {
+            answers,
+            additionals: Vec::new(),
+        }
     }
 
     fn empty_if(exists: bool) -> Self {
@@ -89,13 +92,26 @@ impl Zone {
 
     /// The answer to one question of class IN.
     pub fn answer(&self, directory: &dyn Directory, name: &Name, kind: RecordType) -> Answer {
-        let question = Question { zone: self, directory, name, kind };
+        let question = Question {
+            zone: self,
+            directory,
+            name,
+            kind,
+        };
         if !self.apex.zone_of(name) {
-            return if kind == RecordType::PTR { question.reverse() } else { Answer::Foreign };
+            return if kind == RecordType::PTR {
+                question.reverse()
+            } else {
+                Answer::Foreign
+            };
         }
         let lower = name.to_lowercase();
         let own = usize::from(lower.num_labels() - self.apex.num_labels());
-        let labels: Option<Vec<&str>> = lower.iter().take(own).map(|label| std::str::from_utf8(label).ok()).collect();
+        let labels: Option<Vec<&str>> = lower
+            .iter()
+            .take(own)
+            .map(|label| std::str::from_utf8(label).ok())
+            .collect();
         labels.map_or(Answer::NameError, |labels| question.forward(&labels))
     }
 
@@ -109,7 +125,9 @@ impl Zone {
     /// A name below the apex; labels too long to be a name give the apex.
     fn name(&self, labels: &[&str]) -> Name {
         let relative = Name::from_labels(labels.iter().map(|l| l.as_bytes()));
-        relative.and_then(|name| name.append_name(&self.apex)).unwrap_or_else(|_| self.apex.clone())
+        relative
+            .and_then(|name| name.append_name(&self.apex))
+            .unwrap_or_else(|_| self.apex.clone())
     }
 
     fn service_name(&self, service: &Service) -> Name {
@@ -122,7 +140,9 @@ impl Question<'_> {
     fn forward(&self, labels: &[&str]) -> Answer {
         match labels {
             [] => self.apex(),
-            ["dns-version"] => self.only(RecordType::TXT, || RData::TXT(TXT::new(vec![SPECIFICATION.to_string()]))),
+            ["dns-version"] => self.only(RecordType::TXT, || {
+                RData::TXT(TXT::new(vec![SPECIFICATION.to_string()]))
+            }),
             ["ns", "dns"] => Answer::of(self.addresses(self.name, self.zone.servers.iter().copied())),
             ["dns" | "svc" | "pod"] | [_, "pod"] => Answer::of(Vec::new()),
             [ip, _, "pod"] => self.pod(ip),
@@ -151,7 +171,11 @@ impl Question<'_> {
     }
 
     fn only(&self, kind: RecordType, data: impl FnOnce() -> RData) -> Answer {
-        Answer::of(if self.kind == kind { vec![self.record(self.name, data())] } else { Vec::new() })
+        Answer::of(if self.kind == kind {
+            vec![self.record(self.name, data())]
+        } else {
+            Vec::new()
+        })
     }
 
     fn record(&self, owner: &Name, data: RData) -> Record {
@@ -177,7 +201,9 @@ impl Question<'_> {
     }
 
     fn with_service(&self, namespace: &str, name: &str, answer: impl FnOnce(&Service) -> Answer) -> Answer {
-        self.directory.service(namespace, name).map_or(Answer::NameError, |service| answer(&service))
+        self.directory
+            .service(namespace, name)
+            .map_or(Answer::NameError, |service| answer(&service))
     }
 
     fn service(&self, service: &Service) -> Answer {
@@ -198,10 +224,16 @@ impl Question<'_> {
         if spec.type_.as_deref() != Some("ExternalName") {
             return None;
         }
-        let target = spec.external_name.as_deref().and_then(|name| Name::from_ascii(name).ok());
+        let target = spec
+            .external_name
+            .as_deref()
+            .and_then(|name| Name::from_ascii(name).ok());
         Some(target.map_or(Answer::NameError, |mut target| {
             target.set_fqdn(true);
-            Answer::Alias { record: self.record(self.name, RData::CNAME(CNAME(target.clone()))), target }
+            Answer::Alias {
+                record: self.record(self.name, RData::CNAME(CNAME(target.clone()))),
+                target,
+            }
         }))
     }
 
@@ -233,7 +265,11 @@ impl Question<'_> {
         for slice in self.directory.slices(namespace, name) {
             let ports = slice.ports.as_deref().unwrap_or_default();
             let ready = |e: &&Endpoint| e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true);
-            slice.endpoints.iter().filter(ready).for_each(|endpoint| f(endpoint, ports));
+            slice
+                .endpoints
+                .iter()
+                .filter(ready)
+                .for_each(|endpoint| f(endpoint, ports));
         }
     }
 
@@ -249,14 +285,24 @@ impl Question<'_> {
                 let Some(host) = hostname(endpoint) else { return };
                 let (namespace, name) = key(service);
                 let target = self.zone.name(&[&host, name, namespace, "svc"]);
-                for port in ports.iter().filter(|p| matches(p.name.as_deref(), p.protocol.as_deref())) {
-                    let Some(number) = port.port.and_then(|p| u16::try_from(p).ok()) else { continue };
+                for port in ports
+                    .iter()
+                    .filter(|p| matches(p.name.as_deref(), p.protocol.as_deref()))
+                {
+                    let Some(number) = port.port.and_then(|p| u16::try_from(p).ok()) else {
+                        continue;
+                    };
                     found.push((number, target.clone(), addresses_of(endpoint)));
                 }
             });
         } else {
             let of_service = |p: &&ServicePort| matches(p.name.as_deref(), p.protocol.as_deref());
-            for port in service.spec.iter().flat_map(|s| s.ports.iter().flatten()).filter(of_service) {
+            for port in service
+                .spec
+                .iter()
+                .flat_map(|s| s.ports.iter().flatten())
+                .filter(of_service)
+            {
                 let Ok(number) = u16::try_from(port.port) else { continue };
                 found.push((number, self.zone.service_name(service), cluster_ips(service)));
             }
@@ -264,7 +310,11 @@ impl Question<'_> {
         if found.is_empty() {
             return Answer::NameError;
         }
-        if self.kind == RecordType::SRV { self.srv(found) } else { Answer::of(Vec::new()) }
+        if self.kind == RecordType::SRV {
+            self.srv(found)
+        } else {
+            Answer::of(Vec::new())
+        }
     }
 
     fn srv(&self, found: Vec<(u16, Name, Vec<IpAddr>)>) -> Answer {
@@ -289,13 +339,23 @@ impl Question<'_> {
 
     /// The service of a cluster IP, or the endpoint of a headless service; other addresses are not ours.
     fn reverse(&self) -> Answer {
-        let whole = self.name.parse_arpa_name().ok().filter(|net| net.prefix_len() == net.max_prefix_len());
-        let Some(ip) = whole.map(|net| net.addr()) else { return Answer::Foreign };
+        let whole = self
+            .name
+            .parse_arpa_name()
+            .ok()
+            .filter(|net| net.prefix_len() == net.max_prefix_len());
+        let Some(ip) = whole.map(|net| net.addr()) else {
+            return Answer::Foreign;
+        };
         let ptr = |target: Name| self.only(RecordType::PTR, || RData::PTR(PTR(target)));
         if let Some(service) = self.directory.service_with_ip(ip) {
             return ptr(self.zone.service_name(&service));
         }
-        let named = self.directory.slices_with_ip(ip).into_iter().find_map(|slice| self.endpoint_name(&slice, ip));
+        let named = self
+            .directory
+            .slices_with_ip(ip)
+            .into_iter()
+            .find_map(|slice| self.endpoint_name(&slice, ip));
         named.map_or(Answer::Foreign, ptr)
     }
 
@@ -310,7 +370,10 @@ impl Question<'_> {
 }
 
 fn key(service: &Service) -> (&str, &str) {
-    (service.metadata.namespace.as_deref().unwrap_or_default(), service.metadata.name.as_deref().unwrap_or_default())
+    (
+        service.metadata.namespace.as_deref().unwrap_or_default(),
+        service.metadata.name.as_deref().unwrap_or_default(),
+    )
 }
 
 fn is_headless(service: &Service) -> bool {
@@ -318,9 +381,15 @@ fn is_headless(service: &Service) -> bool {
 }
 
 fn cluster_ips(service: &Service) -> Vec<IpAddr> {
-    let Some(spec) = service.spec.as_ref() else { return Vec::new() };
-    let ips: BTreeSet<IpAddr> =
-        spec.cluster_ip.iter().chain(spec.cluster_ips.iter().flatten()).filter_map(|ip| ip.parse().ok()).collect();
+    let Some(spec) = service.spec.as_ref() else {
+        return Vec::new();
+    };
+    let ips: BTreeSet<IpAddr> = spec
+        .cluster_ip
+        .iter()
+        .chain(spec.cluster_ips.iter().flatten())
+        .filter_map(|ip| ip.parse().ok())
+        .collect();
     ips.into_iter().collect()
 }
 
@@ -332,6 +401,9 @@ fn addresses_of(endpoint: &Endpoint) -> Vec<IpAddr> {
 fn hostname(endpoint: &Endpoint) -> Option<String> {
     match endpoint.hostname.as_deref() {
         Some(name) if !name.is_empty() => Some(name.to_ascii_lowercase()),
-        _ => endpoint.addresses.first().map(|address| address.replace(['.', ':'], "-")),
+        _ => endpoint
+            .addresses
+            .first()
+            .map(|address| address.replace(['.', ':'], "-")),
     }
 }
