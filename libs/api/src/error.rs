@@ -2,7 +2,7 @@
 //! upstream's, because clients match on them.
 
 use crate::meta::{ListMeta, Status, StatusCause, StatusDetails};
-use crate::{FieldError, GroupKind, GroupResource};
+use crate::{FieldError, GroupKind, GroupResource, codec, schema};
 use serde_json::Value;
 use std::fmt;
 
@@ -299,6 +299,24 @@ impl Error {
         }
     }
 
+    /// The protobuf message of the Status, without envelope.
+    pub fn encode(&self) -> Vec<u8> {
+        let status = codec::value_to_proto(status_schema(), &self.to_value());
+        // A Status made of texts and numbers has an encoding.
+        debug_assert!(status.is_ok(), "{status:?}");
+        status.unwrap_or_default()
+    }
+
+    /// Reads the protobuf message of a Status.
+    pub fn decode(message: &[u8]) -> Result<Self, codec::Error> {
+        codec::typed_de::read(status_schema(), message).map(Self::from_status)
+    }
+
+    /// Reads the JSON form of a Status.
+    pub fn from_value(value: &Value) -> Result<Self, codec::Error> {
+        Self::decode(&codec::value_to_proto(status_schema(), value)?)
+    }
+
     /// As JSON, with `apiVersion` and `kind`.
     pub fn to_value(&self) -> Value {
         let mut status = serde_json::json!({
@@ -309,10 +327,52 @@ impl Error {
             status["reason"] = self.reason.as_str().into();
         }
         if let Some(details) = &self.details {
-            status["details"] = serde_json::to_value(details).unwrap_or_default();
+            status["details"] = details_value(details);
         }
         status
     }
+}
+
+fn details_value(details: &StatusDetails) -> Value {
+    let mut value = serde_json::Map::new();
+    let texts = [
+        ("name", &details.name),
+        ("group", &details.group),
+        ("kind", &details.kind),
+        ("uid", &details.uid),
+    ];
+    for (key, text) in texts {
+        value.extend(text.as_ref().map(|text| (key.to_string(), text.as_str().into())));
+    }
+    if let Some(causes) = &details.causes {
+        let cause = |cause: &StatusCause| {
+            let parts = [
+                ("reason", &cause.reason),
+                ("message", &cause.message),
+                ("field", &cause.field),
+            ];
+            let parts = parts
+                .into_iter()
+                .filter_map(|(key, text)| Some((key.to_string(), text.as_deref()?.into())));
+            parts.collect::<serde_json::Map<_, _>>()
+        };
+        value.insert("causes".into(), causes.iter().map(cause).collect());
+    }
+    value.extend(
+        details
+            .retry_after_seconds
+            .map(|seconds| ("retryAfterSeconds".to_string(), seconds.into())),
+    );
+    value.into()
+}
+
+fn status_schema() -> &'static schema::Message {
+    static NONE: schema::Message = schema::Message {
+        name: "",
+        fields: &[],
+        atomic: false,
+    };
+    schema::for_kind("", "v1", "Status").unwrap_or(&NONE)
 }
 
 fn retry_after(seconds: i32) -> Option<Box<StatusDetails>> {
@@ -372,6 +432,8 @@ mod tests {
         for (error, code, message) in table {
             assert_eq!((error.code, &*error.message), (code, message));
             assert_eq!(Error::from_status(error.to_status()), error);
+            assert_eq!(Error::decode(&error.encode()), Ok(error.clone()));
+            assert_eq!(Error::from_value(&error.to_value()), Ok(error));
         }
     }
 }

@@ -10,6 +10,7 @@ mod field_error;
 mod groups;
 mod gvk;
 mod object;
+pub mod quantity;
 pub mod schema;
 
 pub use error::Error;

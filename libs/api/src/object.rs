@@ -1,10 +1,12 @@
 //! [`Object`]: what every kind with metadata has in common, and [`ObjectKey`], its name.
 
-use crate::codec;
+use crate::codec::{self, typed_de, typed_ser};
 use crate::meta::{ObjectMeta, OwnerReference};
+use crate::schema::{self, Message};
 use k8s_openapi::{Metadata, Resource};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use std::{fmt, str::FromStr};
 
 static NO_PAIRS: BTreeMap<String, String> = BTreeMap::new();
@@ -16,11 +18,28 @@ pub trait Object:
     /// Whether objects of this kind live in a namespace.
     const NAMESPACED: bool;
 
-    /// Reads the JSON form; `apiVersion` and `kind` may be missing.
-    fn from_value(value: Value) -> Result<Self, codec::Error>;
+    /// The schema of this kind.
+    fn schema() -> &'static Message;
+
+    /// Reads a Kubernetes protobuf message, without envelope.
+    fn decode(message: &[u8]) -> Result<Self, codec::Error>;
+
+    /// The Kubernetes protobuf message, without envelope.
+    fn encode(&self) -> Vec<u8>;
+
+    /// Reads the JSON form; `apiVersion` and `kind` do not matter, unknown fields are left out.
+    fn from_value(value: Value) -> Result<Self, codec::Error> {
+        Self::decode(&codec::value_to_proto(Self::schema(), &value)?)
+    }
 
     /// The JSON form, with `apiVersion` and `kind`.
-    fn to_value(&self) -> Value;
+    fn to_value(&self) -> Value {
+        // What was encoded a moment ago decodes.
+        let mut value = codec::proto_to_value(Self::schema(), &self.encode()).unwrap_or_default();
+        value["apiVersion"] = Self::API_VERSION.into();
+        value["kind"] = Self::KIND.into();
+        value
+    }
 
     /// `metadata.name`, or empty.
     fn name(&self) -> &str {
@@ -141,19 +160,45 @@ impl Scope for k8s_openapi::SubResourceScope {
     const NAMESPACED: bool = true;
 }
 
+/// The schema of a kind; `every_kind_has_a_schema` below checks that there is one.
+fn schema_of<K: Resource>() -> &'static Message {
+    static NONE: Message = Message {
+        name: "",
+        fields: &[],
+        atomic: false,
+    };
+    schema::for_kind(K::GROUP, K::VERSION, K::KIND).unwrap_or(&NONE)
+}
+
+/// Every value that the types can hold has an encoding, save times outside the years 0 to 9999.
+fn encoded(result: Result<Vec<u8>, codec::Error>) -> Vec<u8> {
+    debug_assert!(result.is_ok(), "{result:?}");
+    result.unwrap_or_default()
+}
+
 macro_rules! objects {
     ($($kind:ty,)*) => {
         $(impl Object for $kind {
             const NAMESPACED: bool = <<$kind as Resource>::Scope as Scope>::NAMESPACED;
 
-            fn from_value(value: Value) -> Result<Self, codec::Error> {
-                serde_json::from_value(value).map_err(|error| codec::Error::Json(error.to_string()))
+            fn schema() -> &'static Message {
+                static SCHEMA: OnceLock<&'static Message> = OnceLock::new();
+                SCHEMA.get_or_init(|| schema_of::<Self>())
             }
 
-            fn to_value(&self) -> Value {
-                serde_json::to_value(self).unwrap_or_default()
+            fn decode(message: &[u8]) -> Result<Self, codec::Error> {
+                typed_de::read(Self::schema(), message)
+            }
+
+            fn encode(&self) -> Vec<u8> {
+                encoded(typed_ser::write(Self::schema(), self))
             }
         })*
+
+        #[cfg(test)]
+        fn schemas() -> Vec<&'static Message> {
+            vec![$(<$kind>::schema()),*]
+        }
     };
 }
 
@@ -259,6 +304,13 @@ mod tests {
     use crate::{apps::v1::Deployment, core::v1::Node};
 
     #[test]
+    fn every_kind_has_a_schema() {
+        for schema in schemas() {
+            assert_ne!(schema.name, "");
+        }
+    }
+
+    #[test]
     fn keys_print_and_parse() {
         for (text, key) in [
             ("ns/name", ObjectKey::new("ns", "name")),
@@ -285,6 +337,6 @@ mod tests {
         );
         deployment.metadata.owner_references = Some(vec![reference.clone()]);
         assert_eq!(deployment.controller(), Some(&reference));
-        assert!(Deployment::NAMESPACED && !Node::NAMESPACED);
+        assert_eq!((Deployment::NAMESPACED, Node::NAMESPACED), (true, false));
     }
 }

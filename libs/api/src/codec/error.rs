@@ -22,7 +22,7 @@ pub enum Error {
     #[error("json: cannot unmarshal {found} into Go struct field {field} of type {expected}")]
     Type {
         /// The JSON type found.
-        found: &'static str,
+        found: String,
         /// The struct and the path of the field, as `Pod.spec.containers`.
         field: String,
         /// The Go type expected.
@@ -34,4 +34,20 @@ pub enum Error {
     /// The bytes do not start as Kubernetes' protobuf does.
     #[error("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")]
     NotProtobuf,
+    /// A single message came in several parts; readers join them and start again.
+    #[error("proto: a message in several parts")]
+    #[doc(hidden)]
+    Split,
+}
+
+impl serde::de::Error for Error {
+    fn custom<T: std::fmt::Display>(message: T) -> Self {
+        Error::Value(message.to_string())
+    }
+}
+
+impl serde::ser::Error for Error {
+    fn custom<T: std::fmt::Display>(message: T) -> Self {
+        Error::Value(message.to_string())
+    }
 }
