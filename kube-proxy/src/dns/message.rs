@@ -125,7 +125,7 @@ fn answer(mut response: Message, limit: usize, zone: &Zone, directory: &dyn Dire
                 return reply(response, limit);
             }
             Answer::Alias { record, target } => {
-                response.add_answer(record);
+                response.add_answer(*record);
                 if question.query_type() == hickory_proto::rr::RecordType::CNAME {
                     return reply(response, limit);
                 }

@@ -44,7 +44,7 @@ pub enum Answer {
     /// The name is an alias, to be resolved further.
     Alias {
         /// The CNAME record.
-        record: Record,
+        record: Box<Record>,
         /// Where it leads.
         target: Name,
     },
@@ -231,7 +231,7 @@ impl Question<'_> {
         Some(target.map_or(Answer::NameError, |mut target| {
             target.set_fqdn(true);
             Answer::Alias {
-                record: self.record(self.name, RData::CNAME(CNAME(target.clone()))),
+                record: Box::new(self.record(self.name, RData::CNAME(CNAME(target.clone())))),
                 target,
             }
         }))

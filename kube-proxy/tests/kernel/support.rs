@@ -106,17 +106,14 @@ impl Host {
         })
     }
 
-    /// Sends a datagram from a new socket; the answering server's name.
-    pub fn ask_udp(&self, to: &str) -> std::io::Result<String> {
+    /// A socket that sends to one address, always from the same port.
+    pub fn udp_client(&self, to: &str) -> UdpClient {
         let to: SocketAddr = to.parse().unwrap();
         self.run(move || {
-            let socket = UdpSocket::bind("0.0.0.0:0")?;
-            socket.set_read_timeout(Some(Duration::from_secs(2)))?;
-            socket.connect(to)?;
-            socket.send(b"?")?;
-            let mut buffer = [0; 64];
-            let size = socket.recv(&mut buffer)?;
-            Ok(String::from_utf8_lossy(&buffer[..size]).into_owned())
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            socket.connect(to).unwrap();
+            UdpClient(socket)
         })
     }
 
@@ -128,6 +125,19 @@ impl Host {
             hello(&mut stream).unwrap();
             stream
         })
+    }
+}
+
+/// A UDP socket in some host.
+pub struct UdpClient(UdpSocket);
+
+impl UdpClient {
+    /// Sends a datagram; the answering server's name.
+    pub fn ask(&mut self) -> String {
+        self.0.send(b"?").unwrap();
+        let mut buffer = [0; 64];
+        let size = self.0.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..size]).into_owned()
     }
 }
 

@@ -1,17 +1,16 @@
 //! The rules in a real kernel: a node, two pods and a client outside, each in a network namespace of its own.
 
-mod support;
-
 use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
+use crate::support::{Host, echoes};
 use api::core::v1::Service;
 use api::discovery::v1::EndpointSlice;
+use kube_proxy::conntrack;
 use kube_proxy::rules::{Applier, Family, Node, RuleSet, plan};
 use serde_json::{Value, json};
-use support::{Host, echoes};
 
 const MARK: u32 = 0x4000;
 
@@ -145,7 +144,7 @@ fn datagrams_reach_endpoints_too() {
     net.apply(&[web(json!({}))], &[endpoints(BOTH)]);
     let mut seen = std::collections::HashSet::new();
     for _ in 0..40 {
-        seen.insert(net.pods[0].ask_udp("10.96.0.7:53").unwrap());
+        seen.insert(net.pods[0].udp_client("10.96.0.7:53").ask());
     }
     assert_eq!(seen.len(), 2);
 }
@@ -371,4 +370,23 @@ fn ten_thousand_services_load_in_bounded_memory_and_statements() {
     slices[9_999] = slice(9_999, &BOTH[1..]);
     net.apply(&services, &slices);
     assert_eq!(tally(&net.pods[0], last, 10), HashMap::from([("b".to_string(), 10)]));
+}
+
+#[test]
+fn a_udp_client_that_keeps_its_port_moves_with_the_endpoints() {
+    let net = Net::new();
+    let sync = |ips: &[&str]| {
+        let rules = plan(&[web(json!({}))], &[endpoints(ips)], &this_node());
+        let expected = conntrack::expected(&rules);
+        net.apply_rules(rules);
+        net.node.run(move || conntrack::clean(&expected).unwrap())
+    };
+    assert_eq!(sync(&["10.244.1.2"]), 0);
+    let mut client = net.client.udp_client("10.96.0.7:53");
+    assert_eq!(client.ask(), "a");
+    net.apply(&[web(json!({}))], &[endpoints(&["10.244.1.3"])]);
+    assert_eq!(client.ask(), "a", "the kernel remembers the flow");
+    assert_eq!(sync(&["10.244.1.3"]), 1);
+    assert_eq!(client.ask(), "b");
+    assert_eq!(sync(&["10.244.1.3"]), 0, "flows to endpoints that exist stay");
 }

@@ -1,0 +1,5 @@
+//! What reaches the kernel, seen from real connections between network namespaces. Needs root.
+
+mod network;
+mod rules;
+mod support;
