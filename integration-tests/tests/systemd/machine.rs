@@ -1,0 +1,208 @@
+//! A Debian machine of its own: a debootstrap folder, booted by systemd-nspawn, with this machine's systemd nowhere in sight.
+//!
+//! The folder is made once and kept in the user's cache; what a test changes goes to memory and is lost at its end.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// What the machine has beyond the base system. Its folder's name says so: change one with the other.
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2,nftables,containerd,runc,containernetworking-plugins";
+const FOLDER: &str = "machine-bookworm-1";
+const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+
+pub struct Machine {
+    name: String,
+    nspawn: Child,
+    /// Process 1 of the machine.
+    init: i32,
+    cgroups: Vec<PathBuf>,
+}
+
+impl Machine {
+    /// Boots a machine that sees `folders` (of this machine, where in the new one), read-only.
+    pub fn boot(folders: &[(&Path, &str)]) -> Self {
+        let name = format!("keelson-{}", std::process::id());
+        let cgroups = make_cgroups(&name);
+        let mut command = Command::new("sh");
+        // nspawn makes its cgroups below the one it is started in.
+        command.args([
+            "-c",
+            r#"while [ "$1" != -- ]; do echo 0 > "$1/cgroup.procs"; shift; done; shift; exec "$@""#,
+            "sh",
+        ]);
+        command.args(&cgroups).arg("--");
+        command.args([
+            "systemd-nspawn",
+            "--quiet",
+            "--boot",
+            "--register=no",
+            "--keep-unit",
+            "--private-network",
+        ]);
+        command
+            .args([
+                "--volatile=overlay",
+                "--console=pipe",
+                "--link-journal=no",
+                &format!("--machine={name}"),
+                "-D",
+            ])
+            .arg(root());
+        for (here, there) in folders {
+            command.arg(format!("--bind-ro={}:{there}", here.display()));
+        }
+        let nspawn = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("start systemd-nspawn");
+        let mut machine = Self {
+            name,
+            nspawn,
+            init: 0,
+            cgroups,
+        };
+        machine.wait_for_boot();
+        machine
+    }
+
+    fn wait_for_boot(&mut self) {
+        let deadline = Instant::now() + BOOT_TIMEOUT;
+        poll(deadline, "the machine's process 1", || {
+            assert!(
+                self.nspawn.try_wait().expect("a child").is_none(),
+                "systemd-nspawn ended"
+            );
+            let pid = self.nspawn.id();
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+            self.init = children
+                .split_whitespace()
+                .next()
+                .and_then(|child| child.parse().ok())
+                .unwrap_or(0);
+            self.init != 0
+        });
+        poll(deadline, "the machine to have started", || {
+            let state = self.try_run(["systemctl", "is-system-running"]);
+            ["running", "degraded"].contains(&String::from_utf8_lossy(&state.stdout).trim())
+        });
+    }
+
+    /// Runs a program in the machine, to whatever end.
+    pub fn try_run<S: AsRef<OsStr>>(&self, command: impl IntoIterator<Item = S>) -> Output {
+        let mut nsenter = Command::new("nsenter");
+        nsenter
+            .arg(format!("--target={}", self.init))
+            .args(["--mount", "--uts", "--ipc", "--net", "--pid", "--"]);
+        nsenter
+            .args(command)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        nsenter.output().expect("run nsenter")
+    }
+
+    /// Runs a program in the machine; it must succeed.
+    pub fn run<S: AsRef<OsStr>>(&self, command: impl IntoIterator<Item = S>) -> String {
+        let command: Vec<S> = command.into_iter().collect();
+        let output = self.try_run(&command);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let line = command
+            .iter()
+            .map(|word| word.as_ref().to_string_lossy())
+            .collect::<Vec<_>>()
+            .join(" ");
+        assert!(
+            output.status.success(),
+            "{line}: {}{}",
+            text(&output.stdout),
+            text(&output.stderr)
+        );
+        text(&output.stdout)
+    }
+
+    /// One property of a unit, as in `systemctl show`.
+    pub fn property(&self, unit: &str, property: &str) -> String {
+        self.run(["systemctl", "show", "--value", "--property", property, unit])
+            .trim()
+            .to_owned()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // nspawn ends with its process 1.
+        let victim = if self.init == 0 {
+            self.nspawn.id().to_string()
+        } else {
+            self.init.to_string()
+        };
+        let _ = Command::new("kill").args(["-KILL", &victim]).status();
+        let _ = self.nspawn.wait();
+        let _ = fs::remove_dir_all(format!("/run/systemd/nspawn/propagate/{}", self.name));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.cgroups.iter().any(|cgroup| !remove_tree(cgroup)) && Instant::now() < deadline {}
+    }
+}
+
+/// Tries until it holds; fails at the deadline.
+pub fn poll(deadline: Instant, what: &str, mut holds: impl FnMut() -> bool) {
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited too long for {what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// A cgroup in each hierarchy that systemd in a container uses: the unified one, and the one called `systemd` where there are both.
+fn make_cgroups(name: &str) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
+    let is_systemds =
+        |line: &&str| line.contains(" cgroup2 ") || (line.contains(" cgroup ") && line.contains("name=systemd"));
+    let make = |line: &str| {
+        let cgroup = Path::new(line.split(' ').nth(1)?).join(name);
+        fs::create_dir(&cgroup).unwrap_or_else(|e| panic!("{}: {e}", cgroup.display()));
+        Some(cgroup)
+    };
+    mounts.lines().filter(is_systemds).filter_map(make).collect()
+}
+
+fn remove_tree(cgroup: &Path) -> bool {
+    for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&entry.path());
+        }
+    }
+    fs::remove_dir(cgroup).is_ok() || !cgroup.exists()
+}
+
+/// The folder of the base system, made now if there is none.
+fn root() -> PathBuf {
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cache");
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map_or_else(home, PathBuf::from)
+        .join("keelson");
+    fs::create_dir_all(&cache).expect("make the cache");
+    let lock = fs::File::create(cache.join("machine.lock")).expect("make the lock");
+    lock.lock().expect("lock the cache");
+    let folder = cache.join(FOLDER);
+    if !folder.exists() {
+        let unfinished = cache.join(format!("{FOLDER}.unfinished"));
+        let _ = fs::remove_dir_all(&unfinished);
+        let output = Command::new("debootstrap")
+            .args(["--variant=minbase", &format!("--include={PACKAGES}"), "bookworm"])
+            .arg(&unfinished)
+            .output()
+            .expect("run debootstrap");
+        let log = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success(),
+            "debootstrap: {}",
+            log.lines().last().unwrap_or_default()
+        );
+        fs::rename(&unfinished, &folder).expect("finish the folder");
+    }
+    folder
+}
