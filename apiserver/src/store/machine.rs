@@ -9,9 +9,9 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
-use super::state::{State, Window};
+use super::state::{Past, State, Window};
 use super::watch::{Channel, Hub, Watcher};
-use super::{Entry, ListQuery, ListResult, ReadAt, Revision, Stamp, StoreError, Txn, TxnOutcome, WatchEvent};
+use super::{Change, Entry, ListQuery, ListResult, ReadAt, Revision, Stamp, StoreError, Txn, TxnOutcome, WatchEvent};
 
 /// How long a read waits for a revision that has not arrived.
 const REVISION_WAIT: Duration = Duration::from_secs(3);
@@ -42,18 +42,18 @@ impl Machine {
         })
     }
 
-    /// Does transactions in order and wakes the watchers once at the end. `changed` sees the key and the new value of each change.
+    /// Does transactions in order and wakes the watchers once at the end. `changed` sees each change.
     pub(super) fn apply(
         &self,
         txns: impl IntoIterator<Item = Txn>,
-        mut changed: impl FnMut(&Arc<str>, Option<&Arc<Entry>>),
+        mut changed: impl FnMut(&Change),
     ) -> Vec<TxnOutcome> {
         let mut touched = Vec::new();
         let mut guard = self.inner.write();
         let Inner { state, hub } = &mut *guard;
         let apply_one = |txn| {
             state.apply(txn, |past| {
-                changed(past.change.key(), past.change.current());
+                changed(&past.change);
                 hub.publish(past.revision, &past.change, &mut touched);
             })
         };
@@ -77,6 +77,24 @@ impl Machine {
         std::mem::take(&mut guard.hub).close();
         drop(guard);
         self.announce(revision);
+    }
+
+    /// Fills an empty machine with a state that was kept with its history.
+    pub(super) fn restore(
+        &self,
+        revision: Revision,
+        entries: Vec<Arc<Entry>>,
+        compacted: Revision,
+        history: Vec<Past>,
+    ) {
+        self.inner.write().state.restore(revision, entries, compacted, history);
+        self.announce(revision);
+    }
+
+    /// Lends the oldest revision of the history and its changes.
+    pub(super) fn with_history<T>(&self, f: impl FnOnce(Revision, &mut dyn Iterator<Item = &Past>) -> T) -> T {
+        let guard = self.inner.read();
+        f(guard.state.compacted(), &mut guard.state.history())
     }
 
     /// The current revision and all entries in key order: a consistent picture.
@@ -166,11 +184,6 @@ impl Machine {
     /// Ends every watch.
     pub(super) fn close(&self) {
         self.with_hub(Hub::close);
-    }
-
-    /// When the next key expires, Unix seconds.
-    pub(super) fn next_expiry(&self) -> Option<i64> {
-        self.inner.read().state.next_expiry()
     }
 
     /// Transactions that delete up to `limit` keys whose time has come, unless somebody renews them first.

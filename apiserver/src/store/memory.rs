@@ -42,7 +42,7 @@ async fn expire(machine: Weak<Machine>) {
     loop {
         tokio::time::sleep(EXPIRY_PERIOD).await;
         let Some(machine) = machine.upgrade() else { return };
-        machine.apply(machine.expirations(unix_now(), EXPIRY_BATCH), |_, _| {});
+        machine.apply(machine.expirations(unix_now(), EXPIRY_BATCH), |_| {});
     }
 }
 
@@ -86,7 +86,7 @@ impl Store for MemoryStore {
 
     async fn transact(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {
         check_size(&txn)?;
-        let outcome = self.machine.apply([txn], |_, _| {}).pop();
+        let outcome = self.machine.apply([txn], |_| {}).pop();
         outcome.ok_or_else(|| StoreError::Unavailable("the transaction had no outcome".into()))
     }
 

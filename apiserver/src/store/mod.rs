@@ -8,6 +8,7 @@
 
 mod machine;
 pub mod memory;
+pub mod raft;
 mod state;
 mod watch;
 

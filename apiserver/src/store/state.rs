@@ -82,6 +82,24 @@ impl State {
         self.compacted = revision;
     }
 
+    /// Replaces everything, with the history that led to it.
+    pub(super) fn restore(
+        &mut self,
+        revision: Revision,
+        entries: impl IntoIterator<Item = Arc<Entry>>,
+        compacted: Revision,
+        history: Vec<Past>,
+    ) {
+        self.reset(revision, entries);
+        self.compacted = compacted;
+        history.into_iter().for_each(|past| self.remember(past));
+    }
+
+    /// The changes that are kept, oldest first.
+    pub(super) fn history(&self) -> impl Iterator<Item = &Past> {
+        self.history.iter()
+    }
+
     pub(super) fn revision(&self) -> Revision {
         self.revision
     }
@@ -246,11 +264,6 @@ impl State {
         self.entries
             .range::<str, _>((from, Bound::Unbounded))
             .take_while(move |(key, _)| key.starts_with(prefix))
-    }
-
-    /// When the next key expires, Unix seconds.
-    pub(super) fn next_expiry(&self) -> Option<i64> {
-        self.expiring.first().map(|(at, _)| *at)
     }
 
     /// Up to `limit` entries whose time has come.
