@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kube_apiserver::store::raft::{Connect, Member, RaftConfig, RaftStore, endpoint};
+use kube_apiserver::store::raft::{Connect, Member, RaftConfig, endpoint};
 use kube_apiserver::store::{Entry, ListQuery, ListResult, ReadAt, Revision, Store, StoreError, Txn, TxnOutcome};
 
 /// Puts the revision before the value, so that a test sees that the store stamped it.
@@ -25,10 +25,6 @@ pub fn single(dir: &Path) -> RaftConfig {
         address: "127.0.0.1:1".into(),
     };
     RaftConfig::single(dir, member, plain_channels(), stamp)
-}
-
-pub async fn start(dir: &Path) -> RaftStore {
-    RaftStore::start(single(dir)).await.unwrap()
 }
 
 pub fn value(text: &str) -> Bytes {

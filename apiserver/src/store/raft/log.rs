@@ -248,7 +248,7 @@ impl Inner {
         if self.mark.at.is_some() || covered.is_some() {
             return Err(StartError::damaged(&self.dir, "the log's segments are missing"));
         }
-        self.add_segment(None).at("create a log segment in", &self.dir)?;
+        self.add_segment(0, None).at("create a log segment in", &self.dir)?;
         self.note_mark().at("write", &self.mark.path)
     }
 
@@ -336,9 +336,12 @@ impl Inner {
         let mut records = Vec::new();
         let mut lengths = Vec::new();
         for entry in entries {
+            if self.last.is_none() && entry.log_id.index != self.active()?.first {
+                self.begin_at(entry.log_id.index)?;
+            }
             if records.len() + entry_size(&entry) + RECORD_OVERHEAD > self.active()?.room() {
                 self.write(&mut records, &mut lengths)?;
-                self.add_segment(self.last)?;
+                self.add_segment(entry.log_id.index, self.last)?;
             }
             let start = records.len();
             self.active()?.encode(&entry, committed, &mut records);
@@ -347,6 +350,14 @@ impl Inner {
             self.remember(entry);
         }
         self.write(&mut records, &mut lengths)
+    }
+
+    /// An empty log may begin anywhere.
+    fn begin_at(&mut self, first: u64) -> io::Result<()> {
+        let empty = std::mem::take(&mut self.segments);
+        self.add_segment(first, None)?;
+        empty.iter().try_for_each(|segment| remove_if_present(&segment.path))?;
+        self.note_mark()
     }
 
     /// Writes and syncs; when it returns the records are durable.
@@ -397,10 +408,10 @@ impl Inner {
         Ok(())
     }
 
-    fn add_segment(&mut self, prev: Option<LogId>) -> io::Result<()> {
+    fn add_segment(&mut self, first: u64, prev: Option<LogId>) -> io::Result<()> {
         self.reserve_segment()?;
         self.has_spare = false;
-        let segment = Segment::create(&self.dir, &self.spare(), prev)?;
+        let segment = Segment::create(&self.dir, &self.spare(), first, prev)?;
         sync_dir(&self.dir)?;
         self.segments.push_back(segment);
         Ok(())
@@ -447,7 +458,7 @@ impl Inner {
             self.cache.clear();
             self.cache_bytes = 0;
             self.last = Some(upto);
-            self.add_segment(Some(upto))?;
+            self.add_segment(upto.index + 1, Some(upto))?;
             self.note_mark()?;
         }
         while self.segments.len() > 1 && self.segments[0].next() <= upto.index + 1 {

@@ -87,9 +87,8 @@ fn write_zeros(file: &mut File, mut count: usize) -> io::Result<()> {
 }
 
 impl Segment {
-    /// Makes a prepared file the segment that begins after `prev`. The caller syncs the folder.
-    pub(super) fn create(dir: &Path, prepared: &Path, prev: Option<LogId>) -> io::Result<Self> {
-        let first = prev.map_or(0, |p| p.index + 1);
+    /// Makes a prepared file the segment that begins with `first`, after `prev`. The caller syncs the folder.
+    pub(super) fn create(dir: &Path, prepared: &Path, first: u64, prev: Option<LogId>) -> io::Result<Self> {
         let path = dir.join(file_name(first));
         let file = OpenOptions::new().read(true).write(true).open(prepared)?;
         file.write_all_at(&header(first, prev), 0)?;
