@@ -55,10 +55,10 @@ pub(super) fn unix_now() -> i64 {
 /// Refuses a value that is too large before it goes anywhere.
 pub(super) fn check_size(txn: &Txn) -> Result<(), StoreError> {
     for op in &txn.ops {
-        if let Op::Put { value, .. } = op {
-            if value.len() > MAX_VALUE {
-                return Err(StoreError::TooLarge { size: value.len() });
-            }
+        if let Op::Put { value, .. } = op
+            && value.len() > MAX_VALUE
+        {
+            return Err(StoreError::TooLarge { size: value.len() });
         }
     }
     Ok(())

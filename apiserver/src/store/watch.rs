@@ -266,10 +266,11 @@ impl Watcher {
 
     /// The revision up to which this watcher has handed out everything: the number of a bookmark.
     pub fn progress(&mut self) -> Revision {
-        if self.backlog.is_empty() && !self.lagged {
-            if let Some(revision) = self.machine.revision_if_drained(&self.channel, &self.cursor) {
-                self.progress = self.progress.max(revision);
-            }
+        if self.backlog.is_empty()
+            && !self.lagged
+            && let Some(revision) = self.machine.revision_if_drained(&self.channel, &self.cursor)
+        {
+            self.progress = self.progress.max(revision);
         }
         self.progress
     }

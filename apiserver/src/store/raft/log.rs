@@ -288,14 +288,17 @@ impl Inner {
             self.purged = segment.prev;
             self.last = segment.prev;
         }
-        if let Some((_, durable)) = self.mark.at.filter(|(first, _)| *first == segment.first) {
-            if segment.end() < durable {
-                let what = format!(
-                    "its records end at byte {}, {durable} bytes were durable",
-                    segment.end()
-                );
-                return Err(StartError::damaged(&segment.path, what));
-            }
+        let durable = self
+            .mark
+            .at
+            .filter(|(first, _)| *first == segment.first)
+            .map_or(0, |(_, end)| end);
+        if segment.end() < durable {
+            let what = format!(
+                "its records end at byte {}, {durable} bytes were durable",
+                segment.end()
+            );
+            return Err(StartError::damaged(&segment.path, what));
         }
         if garbage && !is_last {
             let what = format!("entry {} has a bad checksum", segment.next());

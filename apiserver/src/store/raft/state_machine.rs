@@ -13,7 +13,7 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::codec;
+use super::codec::{self, Malformed};
 use super::snapshot::{self, Snapshots};
 use super::state_file::{Pending, Point, StateFile};
 use super::types::{
@@ -111,12 +111,12 @@ impl Applied {
         let _ = applied.wait_for(|i| *i >= index).await;
     }
 
-    fn apply(&self, entry: Entry) -> Result<Reply, StorageError> {
+    fn apply(&self, entry: Entry) -> Result<Reply, Malformed> {
         let mut progress = self.progress.lock();
         let outcomes = match entry.payload {
             EntryPayload::Blank => Vec::new(),
             EntryPayload::Normal(Batch(bytes)) => {
-                let txns = codec::decode_batch(bytes).map_err(|e| StorageIOError::apply(entry.log_id, &e))?;
+                let txns = codec::decode_batch(bytes)?;
                 self.machine.apply(txns, |change| progress.note(change))
             }
             EntryPayload::Membership(membership) => {
@@ -250,10 +250,10 @@ impl StateMachine {
 impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
     /// The maintenance task writes the file and then has openraft ask for it: openraft does not survive a failure here, such as a full disk.
     async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, StorageError> {
-        if self.announced.swap(false, Ordering::AcqRel) {
-            if let Some(current) = self.get_current_snapshot().await? {
-                return Ok(current);
-            }
+        if self.announced.swap(false, Ordering::AcqRel)
+            && let Some(current) = self.get_current_snapshot().await?
+        {
+            return Ok(current);
         }
         let failed = |e: std::io::Error| StorageIOError::write_snapshot(None, &e);
         self.write_snapshot().map_err(failed)?;
@@ -275,7 +275,16 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        entries.into_iter().map(|entry| self.applied.apply(entry)).collect()
+        let mut replies = Vec::new();
+        for entry in entries {
+            let log_id = entry.log_id;
+            replies.push(
+                self.applied
+                    .apply(entry)
+                    .map_err(|e| StorageIOError::apply(log_id, &e))?,
+            );
+        }
+        Ok(replies)
     }
 
     async fn get_snapshot_builder(&mut self) -> Self {
