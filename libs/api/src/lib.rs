@@ -7,16 +7,20 @@
 pub mod codec;
 mod error;
 mod field_error;
+pub mod fields;
 mod groups;
 mod gvk;
+pub mod labels;
+pub mod names;
 mod object;
 pub mod quantity;
+pub mod resources;
 pub mod schema;
 
 pub use error::Error;
 pub use field_error::{FieldError, FieldErrorKind};
 pub use groups::*;
-pub use gvk::{GroupKind, GroupResource, GroupVersionKind, GroupVersionResource};
+pub use gvk::{GroupKind, GroupResource, GroupVersionKind, GroupVersionResource, join_api_version, split_api_version};
 pub use k8s_openapi;
 pub use k8s_openapi::{ByteString, List, ListableResource, Metadata, Resource};
 pub use object::{Object, ObjectKey};
