@@ -131,9 +131,13 @@ impl<T: Send + Sync + 'static> Follower<T> {
             let (a, b) = (meta(a), meta(b));
             a.uid == b.uid && a.resource_version == b.resource_version
         };
-        let events = self.state.write().replace(objects, same);
-        self.tell(&events);
         self.revision = listed.resource_version;
+        let events = {
+            let mut state = self.state.write();
+            state.revision = number(&self.revision);
+            state.replace(objects, same)
+        };
+        self.tell(&events);
         self.synced.send_replace(true);
         Ok(())
     }
@@ -156,16 +160,21 @@ impl<T: Send + Sync + 'static> Follower<T> {
                 let object = (self.reading.decode)(&event.object)?;
                 self.revision = self.revision_of(&object);
                 let key = self.key(&object);
-                Some(self.state.write().put(key, object))
+                let mut state = self.state.write();
+                state.revision = number(&self.revision);
+                Some(state.put(key, object))
             }
             pb::EventType::Deleted => {
                 let object = (self.reading.decode)(&event.object)?;
                 self.revision = self.revision_of(&object);
-                self.state.write().remove(&self.key(&object))
+                let mut state = self.state.write();
+                state.revision = number(&self.revision);
+                state.remove(&self.key(&object))
             }
             pb::EventType::Bookmark => {
                 let meta = codec::object_meta(&event.object)?;
                 self.revision = meta.resource_version.unwrap_or_default();
+                self.state.write().revision = number(&self.revision);
                 None
             }
             pb::EventType::Error => return Err(Error::Api(api::Error::decode(&event.object)?)),
@@ -193,4 +202,9 @@ impl<T: Send + Sync + 'static> Follower<T> {
     fn revision_of(&self, object: &T) -> String {
         (self.reading.meta)(object).resource_version.clone().unwrap_or_default()
     }
+}
+
+/// A resourceVersion as the revision it is; 0 for none.
+fn number(resource_version: &str) -> u64 {
+    resource_version.parse().unwrap_or(0)
 }

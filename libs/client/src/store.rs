@@ -69,6 +69,8 @@ impl<T> Index<T> {
 }
 
 pub(crate) struct State<T> {
+    /// The revision that the state shows; 0 before the first list.
+    pub(crate) revision: u64,
     objects: HashMap<ObjectKey, Arc<T>>,
     indexes: Vec<Index<T>>,
 }
@@ -77,7 +79,7 @@ impl<T> State<T> {
     pub(crate) fn new(indexes: Vec<(&'static str, IndexFn<T>)>) -> Self {
         let indexes =
             indexes.into_iter().map(|(name, values)| Index { name, values, keys: HashMap::new() }).collect();
-        Self { objects: HashMap::new(), indexes }
+        Self { revision: 0, objects: HashMap::new(), indexes }
     }
 
     /// Puts an object, added or changed.
@@ -160,6 +162,11 @@ impl<T> Cache<T> {
         debug_assert!(index.is_some(), "the informer was built without this index");
         let keys = index.and_then(|index| index.keys.get(value));
         keys.into_iter().flatten().filter_map(|key| state.objects.get(key).cloned()).collect()
+    }
+
+    /// The revision that the cache has reached: it shows every change of its objects up to there. 0 before the first list.
+    pub fn revision(&self) -> u64 {
+        self.state.read().revision
     }
 
     /// Number of objects.
