@@ -284,7 +284,22 @@ struct Nftables {
     sync_period: Option<Period>,
 }
 
+/// The addresses that DNS is answered on, without asking for anything else that the daemon needs.
+///
+/// # Errors
+/// When the file cannot be used.
+pub fn dns_addresses(flags: &Flags) -> Result<Vec<IpAddr>, ConfigError> {
+    Ok(File::load(flags)?.node_network.dns_addresses)
+}
+
 impl File {
+    fn load(flags: &Flags) -> Result<Self, ConfigError> {
+        flags.config.as_ref().map_or_else(
+            || Ok(Self::default()),
+            |path| daemon::config::load(path, API_VERSION, KIND),
+        )
+    }
+
     fn without_effect(&self) -> Vec<&'static str> {
         [
             ("bindAddress", &self.bind_address),
@@ -324,10 +339,7 @@ impl Config {
     /// # Errors
     /// One line that names the file or flag, the key and what was expected.
     pub fn from_flags(flags: &Flags) -> Result<Self, ConfigError> {
-        let file = match &flags.config {
-            Some(path) => daemon::config::load(path, API_VERSION, KIND)?,
-            None => File::default(),
-        };
+        let file = File::load(flags)?;
         for key in file.without_effect() {
             tracing::info!(key, "has no effect here");
         }

@@ -6,6 +6,7 @@
 mod kernel;
 mod routes;
 
+pub(crate) use kernel::TUNNEL_OVERHEAD;
 pub use kernel::{Kernel, NetworkError};
 pub use routes::{Hop, Link, Peer, Vxlan, plan};
 
