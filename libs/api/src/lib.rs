@@ -13,6 +13,7 @@ mod gvk;
 pub mod labels;
 pub mod names;
 mod object;
+pub mod patch;
 pub mod quantity;
 pub mod resources;
 pub mod schema;
