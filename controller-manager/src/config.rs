@@ -13,7 +13,11 @@ use crate::controllers::{NAMES, node_ipam::Pool};
 
 /// The command line of kube-controller-manager.
 #[derive(clap::Parser, Clone, Debug)]
-#[command(name = "kube-controller-manager", version, about = "Runs the control loops that move a cluster towards what its objects ask for.")]
+#[command(
+    name = "kube-controller-manager",
+    version,
+    about = "Runs the control loops that move a cluster towards what its objects ask for."
+)]
 pub struct Flags {
     /// Configuration file: a KubeControllerManagerConfiguration of kubecontrollermanager.config.k8s.io/v1alpha1.
     #[arg(long, value_name = "FILE")]
@@ -177,7 +181,9 @@ struct Text(Duration);
 
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        duration(&String::deserialize(deserializer)?).map(Text).map_err(serde::de::Error::custom)
+        duration(&String::deserialize(deserializer)?)
+            .map(Text)
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -239,7 +245,11 @@ impl Config {
     /// Reads the file that the flags name and puts the flags over it.
     pub fn load(flags: Flags) -> Result<Config, ConfigError> {
         let file = match &flags.config {
-            Some(path) => daemon::config::load(path, "kubecontrollermanager.config.k8s.io/v1alpha1", "KubeControllerManagerConfiguration")?,
+            Some(path) => daemon::config::load(
+                path,
+                "kubecontrollermanager.config.k8s.io/v1alpha1",
+                "KubeControllerManagerConfiguration",
+            )?,
             None => File::default(),
         };
         Config::merge(flags, file)
@@ -257,16 +267,34 @@ impl Config {
                 retry_period: period(flags.leader_elect_retry_period, election.retry_period, 2),
             }
         });
-        let allocate = flags.allocate_node_cidrs.or(file.shared.allocate_node_cidrs).unwrap_or(false);
+        let allocate = flags
+            .allocate_node_cidrs
+            .or(file.shared.allocate_node_cidrs)
+            .unwrap_or(false);
         let clusters = match (flags.cluster_cidr, &file.shared.cluster_cidr) {
             (Some(clusters), _) => clusters,
             (None, Some(text)) => text.split(',').map(range).collect::<Result<_, _>>()?,
             (None, None) => Vec::new(),
         };
-        let mask_v4 = flags.node_cidr_mask_size_ipv4.or(file.node_ipam.node_cidr_mask_size_ipv4).or(file.node_ipam.node_cidr_mask_size);
-        let masks = (mask_v4.unwrap_or(24), flags.node_cidr_mask_size_ipv6.or(file.node_ipam.node_cidr_mask_size_ipv6).unwrap_or(64));
-        let wanted = flags.controllers.or(file.generic.controllers).unwrap_or_else(|| vec!["*".into()]);
-        let grace = flags.node_monitor_grace_period.or(file.node_lifecycle_controller.node_monitor_grace_period.map(|text| text.0));
+        let mask_v4 = flags
+            .node_cidr_mask_size_ipv4
+            .or(file.node_ipam.node_cidr_mask_size_ipv4)
+            .or(file.node_ipam.node_cidr_mask_size);
+        let masks = (
+            mask_v4.unwrap_or(24),
+            flags
+                .node_cidr_mask_size_ipv6
+                .or(file.node_ipam.node_cidr_mask_size_ipv6)
+                .unwrap_or(64),
+        );
+        let wanted = flags
+            .controllers
+            .or(file.generic.controllers)
+            .unwrap_or_else(|| vec!["*".into()]);
+        let grace = flags.node_monitor_grace_period.or(file
+            .node_lifecycle_controller
+            .node_monitor_grace_period
+            .map(|text| text.0));
         let root_ca = flags.root_ca_file.or(file.service_accounts.root_ca_file);
         Ok(Config {
             kubeconfig: flags.kubeconfig,
@@ -275,22 +303,55 @@ impl Config {
             controllers: select(&wanted)?,
             pools: pools(allocate, clusters, masks)?,
             node_monitor_grace_period: grace.unwrap_or(Duration::from_secs(50)),
-            terminated_pod_gc_threshold: flags.terminated_pod_gc_threshold.or(file.pod_gc.terminated_pod_gc_threshold).unwrap_or(12500),
+            terminated_pod_gc_threshold: flags
+                .terminated_pod_gc_threshold
+                .or(file.pod_gc.terminated_pod_gc_threshold)
+                .unwrap_or(12500),
             root_ca: root_ca.as_deref().map(read_ca).transpose()?,
-            concurrent_deployment_syncs: flags.concurrent_deployment_syncs.or(file.deployment_controller.concurrent_deployment_syncs).unwrap_or(5),
-            concurrent_replicaset_syncs: flags.concurrent_replicaset_syncs.or(file.replica_set_controller.concurrent_rs_syncs).unwrap_or(5),
-            concurrent_rc_syncs: flags.concurrent_rc_syncs.or(file.replication_controller.concurrent_rc_syncs).unwrap_or(5),
-            concurrent_endpoint_syncs: flags.concurrent_endpoint_syncs.or(file.endpoint_controller.concurrent_endpoint_syncs).unwrap_or(5),
+            concurrent_deployment_syncs: flags
+                .concurrent_deployment_syncs
+                .or(file.deployment_controller.concurrent_deployment_syncs)
+                .unwrap_or(5),
+            concurrent_replicaset_syncs: flags
+                .concurrent_replicaset_syncs
+                .or(file.replica_set_controller.concurrent_rs_syncs)
+                .unwrap_or(5),
+            concurrent_rc_syncs: flags
+                .concurrent_rc_syncs
+                .or(file.replication_controller.concurrent_rc_syncs)
+                .unwrap_or(5),
+            concurrent_endpoint_syncs: flags
+                .concurrent_endpoint_syncs
+                .or(file.endpoint_controller.concurrent_endpoint_syncs)
+                .unwrap_or(5),
             concurrent_service_endpoint_syncs: flags
                 .concurrent_service_endpoint_syncs
                 .or(file.endpoint_slice_controller.concurrent_service_endpoint_syncs)
                 .unwrap_or(5),
-            concurrent_namespace_syncs: flags.concurrent_namespace_syncs.or(file.namespace_controller.concurrent_namespace_syncs).unwrap_or(10),
-            concurrent_gc_syncs: flags.concurrent_gc_syncs.or(file.garbage_collector_controller.concurrent_gc_syncs).unwrap_or(20),
-            concurrent_daemonset_syncs: flags.concurrent_daemonset_syncs.or(file.daemon_set_controller.concurrent_daemon_set_syncs).unwrap_or(2),
-            concurrent_job_syncs: flags.concurrent_job_syncs.or(file.job_controller.concurrent_job_syncs).unwrap_or(5),
-            concurrent_statefulset_syncs: flags.concurrent_statefulset_syncs.or(file.stateful_set_controller.concurrent_stateful_set_syncs).unwrap_or(5),
-            concurrent_cron_job_syncs: flags.concurrent_cron_job_syncs.or(file.cron_job_controller.concurrent_cron_job_syncs).unwrap_or(5),
+            concurrent_namespace_syncs: flags
+                .concurrent_namespace_syncs
+                .or(file.namespace_controller.concurrent_namespace_syncs)
+                .unwrap_or(10),
+            concurrent_gc_syncs: flags
+                .concurrent_gc_syncs
+                .or(file.garbage_collector_controller.concurrent_gc_syncs)
+                .unwrap_or(20),
+            concurrent_daemonset_syncs: flags
+                .concurrent_daemonset_syncs
+                .or(file.daemon_set_controller.concurrent_daemon_set_syncs)
+                .unwrap_or(2),
+            concurrent_job_syncs: flags
+                .concurrent_job_syncs
+                .or(file.job_controller.concurrent_job_syncs)
+                .unwrap_or(5),
+            concurrent_statefulset_syncs: flags
+                .concurrent_statefulset_syncs
+                .or(file.stateful_set_controller.concurrent_stateful_set_syncs)
+                .unwrap_or(5),
+            concurrent_cron_job_syncs: flags
+                .concurrent_cron_job_syncs
+                .or(file.cron_job_controller.concurrent_cron_job_syncs)
+                .unwrap_or(5),
         })
     }
 }
@@ -303,7 +364,11 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 fn range(text: &str) -> Result<IpNet, ConfigError> {
-    let expected = || ConfigError::Usage(format!("clusterCIDR: expected ranges such as 10.244.0.0/16, found {text:?}"));
+    let expected = || {
+        ConfigError::Usage(format!(
+            "clusterCIDR: expected ranges such as 10.244.0.0/16, found {text:?}"
+        ))
+    };
     text.trim().parse().map_err(|_| expected())
 }
 
@@ -312,7 +377,9 @@ fn pools(allocate: bool, clusters: Vec<IpNet>, (v4, v6): (u8, u8)) -> Result<Vec
         return Ok(Vec::new());
     }
     if clusters.is_empty() {
-        return Err(ConfigError::Usage("--allocate-node-cidrs: expected --cluster-cidr with it".into()));
+        return Err(ConfigError::Usage(
+            "--allocate-node-cidrs: expected --cluster-cidr with it".into(),
+        ));
     }
     let pool = |cluster: IpNet| {
         let bits = if cluster.addr().is_ipv4() { v4 } else { v6 };
@@ -327,7 +394,9 @@ fn select(wanted: &[String]) -> Result<Vec<&'static str>, ConfigError> {
         let name = name.strip_prefix('-').unwrap_or(name);
         if !NAMES.contains(&name) {
             let expected = NAMES.join(", ");
-            return Err(ConfigError::Usage(format!("--controllers: no controller {name:?}; expected * or any of {expected}")));
+            return Err(ConfigError::Usage(format!(
+                "--controllers: no controller {name:?}; expected * or any of {expected}"
+            )));
         }
     }
     let has = |name: &str| wanted.iter().any(|other| other == name);
@@ -336,7 +405,10 @@ fn select(wanted: &[String]) -> Result<Vec<&'static str>, ConfigError> {
 }
 
 fn read_ca(path: &Path) -> Result<String, ConfigError> {
-    std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]
@@ -346,7 +418,13 @@ mod tests {
     use super::*;
 
     fn flags(more: &[&str]) -> Flags {
-        let required = ["kcm", "--kubeconfig=k", "--tls-cert-file=c", "--tls-private-key-file=p", "--client-ca-file=a"];
+        let required = [
+            "kcm",
+            "--kubeconfig=k",
+            "--tls-cert-file=c",
+            "--tls-private-key-file=p",
+            "--client-ca-file=a",
+        ];
         Flags::try_parse_from(required.iter().chain(more)).unwrap()
     }
 
@@ -381,7 +459,10 @@ mod tests {
         let cases: [(&[&str], &str); 3] = [
             (&["--controllers=nope"], "--controllers: no controller \"nope\""),
             (&["--allocate-node-cidrs"], "expected --cluster-cidr"),
-            (&["--allocate-node-cidrs", "--cluster-cidr=10.0.0.0/25"], "node mask /24 does not fit"),
+            (
+                &["--allocate-node-cidrs", "--cluster-cidr=10.0.0.0/25"],
+                "node mask /24 does not fit",
+            ),
         ];
         for (more, expected) in cases {
             let error = Config::merge(flags(more), File::default()).unwrap_err().to_string();

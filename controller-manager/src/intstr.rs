@@ -44,7 +44,11 @@ mod tests {
             (text("9223372036854775807%"), 10, Round::Up, None),
         ];
         for (value, total, round, expected) in cases {
-            assert_eq!(scaled(&value, total, round), expected, "{value:?} of {total}, {round:?}");
+            assert_eq!(
+                scaled(&value, total, round),
+                expected,
+                "{value:?} of {total}, {round:?}"
+            );
         }
     }
 }

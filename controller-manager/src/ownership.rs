@@ -24,8 +24,16 @@ pub struct Claims<K> {
 }
 
 /// Sorts `objects` for the owner with this uid. An owner that is being deleted adopts and releases nothing.
-pub fn claim<K: Object>(owner: &impl Object, selector: &Selector, objects: impl IntoIterator<Item = Arc<K>>) -> Claims<K> {
-    let mut claims = Claims { owned: Vec::new(), adopt: Vec::new(), release: Vec::new() };
+pub fn claim<K: Object>(
+    owner: &impl Object,
+    selector: &Selector,
+    objects: impl IntoIterator<Item = Arc<K>>,
+) -> Claims<K> {
+    let mut claims = Claims {
+        owned: Vec::new(),
+        adopt: Vec::new(),
+        release: Vec::new(),
+    };
     for object in objects {
         let matches = selector.matches(object.labels());
         match object.controller() {
@@ -42,13 +50,21 @@ pub fn claim<K: Object>(owner: &impl Object, selector: &Selector, objects: impl 
 /// Makes `owner` the controller of an object; `false` if the object is gone or was taken.
 pub async fn apply_adoption<K: Object>(api: &Api<K>, owner: &OwnerReference, object: &K) -> Result<bool, Error> {
     let patch = Patch::Strategic(adoption(owner, object.uid()));
-    applied(api.patch(object.namespace(), object.name(), "", &patch).await, "adopt", object)
+    applied(
+        api.patch(object.namespace(), object.name(), "", &patch).await,
+        "adopt",
+        object,
+    )
 }
 
 /// Takes the reference to an owner out of an object; `false` if the object is gone already.
 pub async fn apply_release<K: Object>(api: &Api<K>, owner_uid: &str, object: &K) -> Result<bool, Error> {
     let patch = Patch::Strategic(release(owner_uid, object.uid()));
-    applied(api.patch(object.namespace(), object.name(), "", &patch).await, "release", object)
+    applied(
+        api.patch(object.namespace(), object.name(), "", &patch).await,
+        "release",
+        object,
+    )
 }
 
 fn applied<K: Object>(outcome: client::Result<K>, verb: &str, object: &K) -> Result<bool, Error> {
@@ -129,6 +145,10 @@ mod tests {
 
         owner.metadata.deletion_timestamp = Some(crate::pods::testing::ago(1));
         let claims = claim(&owner, &selector, objects.map(Arc::new));
-        assert_eq!((claims.adopt.len(), claims.release.len()), (0, 0), "an owner on its way out leaves all as it is");
+        assert_eq!(
+            (claims.adopt.len(), claims.release.len()),
+            (0, 0),
+            "an owner on its way out leaves all as it is"
+        );
     }
 }

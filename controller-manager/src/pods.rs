@@ -9,7 +9,10 @@ use jiff::Timestamp;
 
 /// `status.phase`, empty when the pod has none yet.
 pub fn phase(pod: &Pod) -> &str {
-    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("")
+    pod.status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref())
+        .unwrap_or("")
 }
 
 /// Whether all containers have ended for good.
@@ -24,7 +27,12 @@ pub fn is_active(pod: &Pod) -> bool {
 
 /// The condition of this type.
 pub fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
-    pod.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == kind)
+    pod.status
+        .as_ref()?
+        .conditions
+        .as_ref()?
+        .iter()
+        .find(|condition| condition.type_ == kind)
 }
 
 /// Whether condition `Ready` is true.
@@ -34,7 +42,10 @@ pub fn is_ready(pod: &Pod) -> bool {
 
 /// The node the pod is bound to, empty if none.
 pub fn node(pod: &Pod) -> &str {
-    pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("")
+    pod.spec
+        .as_ref()
+        .and_then(|spec| spec.node_name.as_deref())
+        .unwrap_or("")
 }
 
 /// Whether a pod has been ready long enough.
@@ -56,7 +67,9 @@ pub fn availability(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> Availa
     if min_ready_seconds <= 0 {
         return Availability::Available;
     }
-    let Some(since) = &ready.last_transition_time else { return Availability::Unready };
+    let Some(since) = &ready.last_transition_time else {
+        return Availability::Unready;
+    };
     let minimum = Duration::from_secs(min_ready_seconds.unsigned_abs().into());
     match minimum.checked_sub(elapsed(since.0, now)) {
         Some(left) if !left.is_zero() => Availability::After(left),
@@ -71,7 +84,10 @@ pub fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
 
 /// The greatest restart count of the pod's containers.
 pub fn max_restarts(pod: &Pod) -> i32 {
-    let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let containers = pod
+        .status
+        .iter()
+        .flat_map(|status| status.container_statuses.iter().flatten());
     containers.map(|container| container.restart_count).max().unwrap_or(0)
 }
 
@@ -130,7 +146,10 @@ pub mod testing {
                 ..Default::default()
             },
             spec: Some(PodSpec::default()),
-            status: Some(PodStatus { phase: Some(phase.into()), ..Default::default() }),
+            status: Some(PodStatus {
+                phase: Some(phase.into()),
+                ..Default::default()
+            }),
         }
     }
 
@@ -177,7 +196,11 @@ pub mod testing {
             (pod("a", "Running"), 0, Availability::Unready),
             (with_ready(pod("a", "Running"), false, 100), 0, Availability::Unready),
             (with_ready(pod("a", "Running"), true, 0), 0, Availability::Available),
-            (with_ready(pod("a", "Running"), true, 4), 10, Availability::After(Duration::from_secs(6))),
+            (
+                with_ready(pod("a", "Running"), true, 4),
+                10,
+                Availability::After(Duration::from_secs(6)),
+            ),
             (with_ready(pod("a", "Running"), true, 10), 10, Availability::Available),
         ];
         for (pod, min_ready, expected) in cases {

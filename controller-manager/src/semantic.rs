@@ -14,7 +14,10 @@ pub fn equal<K: Object>(left: &K, right: &K) -> bool {
 
 /// Whether two pod templates mean the same.
 pub fn equal_templates(left: &PodTemplateSpec, right: &PodTemplateSpec) -> bool {
-    let hold = |template: &PodTemplateSpec| PodTemplate { template: Some(template.clone()), ..Default::default() };
+    let hold = |template: &PodTemplateSpec| PodTemplate {
+        template: Some(template.clone()),
+        ..Default::default()
+    };
     left == right || equal(&hold(left), &hold(right))
 }
 
@@ -24,7 +27,11 @@ fn pruned(value: Value) -> Value {
         Value::Object(fields) => {
             let fields = fields.into_iter().map(|(key, value)| (key, pruned(value)));
             let fields: serde_json::Map<_, _> = fields.filter(|(_, value)| !value.is_null()).collect();
-            if fields.is_empty() { Value::Null } else { Value::Object(fields) }
+            if fields.is_empty() {
+                Value::Null
+            } else {
+                Value::Object(fields)
+            }
         }
         // The place in a list means something, so an item stays even if it is empty.
         Value::Array(items) if !items.is_empty() => Value::Array(items.into_iter().map(pruned).collect()),

@@ -6,12 +6,10 @@
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
 
-use api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount,
-};
 use api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use api::batch::v1::{CronJob, Job};
 use api::coordination::v1::Lease;
+use api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount};
 use api::discovery::v1::EndpointSlice;
 use api::policy::v1::PodDisruptionBudget;
 use api::rbac::v1::ClusterRole;
@@ -43,7 +41,10 @@ impl<K> Clone for Late<K> {
 impl<K> Late<K> {
     /// What an index files under a value; nothing before the start.
     pub fn by_index(&self, index: &str, value: &str) -> Vec<Arc<K>> {
-        self.0.get().map(|cache| cache.by_index(index, value)).unwrap_or_default()
+        self.0
+            .get()
+            .map(|cache| cache.by_index(index, value))
+            .unwrap_or_default()
     }
 
     /// All objects; nothing before the start.
@@ -66,7 +67,11 @@ pub struct Shared<K> {
 
 impl<K: Object> Shared<K> {
     fn new(client: &Client, params: &ListParams) -> Shared<K> {
-        Shared { informer: Informer::new(client, params), handlers: Vec::new(), late: Arc::default() }
+        Shared {
+            informer: Informer::new(client, params),
+            handlers: Vec::new(),
+            late: Arc::default(),
+        }
     }
 
     fn index(mut self, name: &'static str, values: impl Fn(&K) -> Vec<String> + Send + Sync + 'static) -> Self {
@@ -197,7 +202,14 @@ impl Setup {
     /// No controller yet.
     pub fn new(client: Client, config: Arc<Config>, metrics: Metrics, shutdown: Shutdown) -> Setup {
         let informers = Informers::new(&client);
-        Setup { client, config, informers, shutdown, metrics, tasks: Vec::new() }
+        Setup {
+            client,
+            config,
+            informers,
+            shutdown,
+            metrics,
+            tasks: Vec::new(),
+        }
     }
 
     /// A queue whose metrics carry `name`.

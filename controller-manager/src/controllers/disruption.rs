@@ -36,7 +36,12 @@ pub enum Change {
 }
 
 /// The status that the budget must have. `wanted` is asked for relative budgets only.
-pub fn plan(budget: &PodDisruptionBudget, pods: &[Arc<Pod>], wanted: impl FnOnce() -> Expected, now: Timestamp) -> Vec<Change> {
+pub fn plan(
+    budget: &PodDisruptionBudget,
+    pods: &[Arc<Pod>],
+    wanted: impl FnOnce() -> Expected,
+    now: Timestamp,
+) -> Vec<Change> {
     let before = budget.status.clone().unwrap_or_default();
     let generation = budget.metadata.generation;
     let mut conditions = before.conditions.clone().unwrap_or_default();
@@ -45,12 +50,16 @@ pub fn plan(budget: &PodDisruptionBudget, pods: &[Arc<Pod>], wanted: impl FnOnce
         Ok((expected, desired)) => {
             let (disrupted, next) = still_disrupted(&before, pods, now);
             wait = next;
-            let healthy = pods.iter().filter(|pod| {
-                pods::is_ready(pod) && !pod.is_deleting() && !disrupted.contains_key(pod.name())
-            });
+            let healthy = pods
+                .iter()
+                .filter(|pod| pods::is_ready(pod) && !pod.is_deleting() && !disrupted.contains_key(pod.name()));
             let current = i32::try_from(healthy.count()).unwrap_or(i32::MAX);
             let allowed = if expected > 0 { (current - desired).max(0) } else { 0 };
-            let (value, reason) = if allowed > 0 { ("True", "SufficientPods") } else { ("False", "InsufficientPods") };
+            let (value, reason) = if allowed > 0 {
+                ("True", "SufficientPods")
+            } else {
+                ("False", "InsufficientPods")
+            };
             set_condition(&mut conditions, generation, value, reason, String::new(), now);
             PodDisruptionBudgetStatus {
                 current_healthy: current,
@@ -65,11 +74,19 @@ pub fn plan(budget: &PodDisruptionBudget, pods: &[Arc<Pod>], wanted: impl FnOnce
         Err(message) => {
             // What cannot be computed must not be spent.
             set_condition(&mut conditions, generation, "False", "SyncFailed", message, now);
-            PodDisruptionBudgetStatus { disruptions_allowed: 0, observed_generation: generation, conditions: None, ..before }
+            PodDisruptionBudgetStatus {
+                disruptions_allowed: 0,
+                observed_generation: generation,
+                conditions: None,
+                ..before
+            }
         }
     };
     let after = PodDisruptionBudget {
-        status: Some(PodDisruptionBudgetStatus { conditions: Some(conditions), ..status }),
+        status: Some(PodDisruptionBudgetStatus {
+            conditions: Some(conditions),
+            ..status
+        }),
         ..budget.clone()
     };
     let changed = (!semantic::equal(budget, &after)).then(|| Change::Status(Box::new(after)));
@@ -77,7 +94,11 @@ pub fn plan(budget: &PodDisruptionBudget, pods: &[Arc<Pod>], wanted: impl FnOnce
 }
 
 /// How many pods there should be, and how many of them must be healthy.
-fn numbers(budget: &PodDisruptionBudget, pods: &[Arc<Pod>], wanted: impl FnOnce() -> Expected) -> Result<(i32, i32), String> {
+fn numbers(
+    budget: &PodDisruptionBudget,
+    pods: &[Arc<Pod>],
+    wanted: impl FnOnce() -> Expected,
+) -> Result<(i32, i32), String> {
     let spec = budget.spec.clone().unwrap_or_default();
     let invalid = || "the budget is neither a number nor a percentage".to_owned();
     if let Some(most) = &spec.max_unavailable {
@@ -125,8 +146,12 @@ fn set_condition(
     message: String,
     now: Timestamp,
 ) {
-    let place = conditions.iter().position(|condition| condition.type_ == DISRUPTION_ALLOWED);
-    let since = place.filter(|place| conditions[*place].status == status).map(|place| conditions[place].last_transition_time.clone());
+    let place = conditions
+        .iter()
+        .position(|condition| condition.type_ == DISRUPTION_ALLOWED);
+    let since = place
+        .filter(|place| conditions[*place].status == status)
+        .map(|place| conditions[place].last_transition_time.clone());
     let condition = Condition {
         type_: DISRUPTION_ALLOWED.into(),
         status: status.into(),
@@ -183,7 +208,10 @@ fn wake_on_scale<K: Object>(informer: &mut Shared<K>, budgets: &Late<PodDisrupti
     informer.on_event(move |event| {
         // The generation counts changes of what is wanted; a status says nothing new here.
         if !matches!(event, Event::Updated { old, new } if old.metadata().generation == new.metadata().generation) {
-            budgets.by_index(NAMESPACE, event.object().namespace()).iter().for_each(|budget| queue.add(budget.key()));
+            budgets
+                .by_index(NAMESPACE, event.object().namespace())
+                .iter()
+                .for_each(|budget| queue.add(budget.key()));
         }
     });
 }
@@ -195,7 +223,9 @@ struct Budgets {
 
 impl Budgets {
     async fn reconcile(&self, key: ObjectKey) -> Result<Action, Error> {
-        let Some(budget) = self.caches.budgets.get(&key) else { return Ok(Action::Done) };
+        let Some(budget) = self.caches.budgets.get(&key) else {
+            return Ok(Action::Done);
+        };
         let mut pods = match selector(&budget) {
             Some(selector) => {
                 let mut pods = self.caches.pods.by_index(NAMESPACE, &key.namespace);
@@ -231,14 +261,25 @@ impl Budgets {
                     None => continue,
                 },
                 ReplicationController::KIND => match self.caches.replication_controllers.get(&key) {
-                    Some(rc) => (rc.uid().to_owned(), rc.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)),
+                    Some(rc) => (
+                        rc.uid().to_owned(),
+                        rc.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1),
+                    ),
                     None => continue,
                 },
                 StatefulSet::KIND => match self.caches.stateful_sets.get(&key) {
-                    Some(set) => (set.uid().to_owned(), set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)),
+                    Some(set) => (
+                        set.uid().to_owned(),
+                        set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1),
+                    ),
                     None => continue,
                 },
-                kind => return Err(format!("pod {} is controlled by a {kind}, which has no scale", pod.key())),
+                kind => {
+                    return Err(format!(
+                        "pod {} is controlled by a {kind}, which has no scale",
+                        pod.key()
+                    ));
+                }
             };
             if seen.insert(uid) {
                 total = total.saturating_add(replicas);
@@ -250,9 +291,16 @@ impl Budgets {
     /// The Deployment of a ReplicaSet knows what is wanted; without one the set does.
     fn scale_of(&self, set: &ReplicaSet) -> (String, i32) {
         let owner = set.controller().filter(|owner| owner.kind == Deployment::KIND);
-        let deployment = owner.and_then(|owner| self.caches.deployments.get(&ObjectKey::new(set.namespace(), &*owner.name)));
+        let deployment = owner.and_then(|owner| {
+            self.caches
+                .deployments
+                .get(&ObjectKey::new(set.namespace(), &*owner.name))
+        });
         match deployment {
-            Some(deployment) => (deployment.uid().to_owned(), super::deployment::plan::desired(&deployment)),
+            Some(deployment) => (
+                deployment.uid().to_owned(),
+                super::deployment::plan::desired(&deployment),
+            ),
             None => (set.uid().to_owned(), super::deployment::plan::size(set)),
         }
     }
@@ -268,7 +316,11 @@ mod tests {
 
     fn budget(min: Option<IntOrString>, max: Option<IntOrString>) -> PodDisruptionBudget {
         PodDisruptionBudget {
-            spec: Some(PodDisruptionBudgetSpec { min_available: min, max_unavailable: max, ..Default::default() }),
+            spec: Some(PodDisruptionBudgetSpec {
+                min_available: min,
+                max_unavailable: max,
+                ..Default::default()
+            }),
             ..Default::default()
         }
     }
@@ -304,21 +356,44 @@ mod tests {
         for (budget, (ready, unready, wanted), (desired, allowed)) in cases {
             let changes = plan(&budget, &pods(ready, unready), || Ok(wanted), now());
             let status = status(&changes);
-            assert_eq!((status.desired_healthy, status.disruptions_allowed), (desired, allowed), "{:?}", budget.spec);
+            assert_eq!(
+                (status.desired_healthy, status.disruptions_allowed),
+                (desired, allowed),
+                "{:?}",
+                budget.spec
+            );
             let condition = &status.conditions.as_ref().unwrap()[0];
-            assert_eq!(condition.reason, if allowed > 0 { "SufficientPods" } else { "InsufficientPods" });
+            assert_eq!(
+                condition.reason,
+                if allowed > 0 {
+                    "SufficientPods"
+                } else {
+                    "InsufficientPods"
+                }
+            );
         }
     }
 
     #[test]
     fn pods_on_their_way_out_and_evicted_ones_are_not_healthy() {
         let mut budget = budget(Some(IntOrString::Int(1)), None);
-        let disrupted = [("ready-0".to_owned(), ago(60)), ("ready-1".to_owned(), ago(120)), ("gone".to_owned(), ago(1))];
-        budget.status = Some(PodDisruptionBudgetStatus { disrupted_pods: Some(disrupted.into()), ..Default::default() });
+        let disrupted = [
+            ("ready-0".to_owned(), ago(60)),
+            ("ready-1".to_owned(), ago(120)),
+            ("gone".to_owned(), ago(1)),
+        ];
+        budget.status = Some(PodDisruptionBudgetStatus {
+            disrupted_pods: Some(disrupted.into()),
+            ..Default::default()
+        });
         let mut pods = pods(3, 0);
         pods.push(Arc::new(deleting(with_ready(pod("leaving", "Running"), true, 9))));
         let changes = plan(&budget, &pods, || Ok(0), now());
-        assert_eq!(status(&changes).current_healthy, 2, "ready-0 was evicted, leaving leaves");
+        assert_eq!(
+            status(&changes).current_healthy,
+            2,
+            "ready-0 was evicted, leaving leaves"
+        );
         assert_eq!(status(&changes).disrupted_pods.as_ref().unwrap().len(), 1);
         assert_eq!(changes[1], Change::LookAgain(Duration::from_secs(60)));
     }
@@ -326,7 +401,10 @@ mod tests {
     #[test]
     fn what_cannot_be_computed_allows_nothing() {
         let mut budget = budget(None, Some(IntOrString::Int(1)));
-        budget.status = Some(PodDisruptionBudgetStatus { disruptions_allowed: 4, ..Default::default() });
+        budget.status = Some(PodDisruptionBudgetStatus {
+            disruptions_allowed: 4,
+            ..Default::default()
+        });
         let changes = plan(&budget, &pods(3, 0), || Err("no controller".into()), now());
         assert_eq!(status(&changes).disruptions_allowed, 0);
         assert_eq!(status(&changes).conditions.as_ref().unwrap()[0].reason, "SyncFailed");
@@ -336,7 +414,9 @@ mod tests {
     fn an_unchanged_budget_is_not_written() {
         let budget = budget(Some(IntOrString::Int(2)), None);
         let changes = plan(&budget, &pods(3, 0), || Ok(3), now());
-        let [Change::Status(written)] = &changes[..] else { panic!("{changes:?}") };
+        let [Change::Status(written)] = &changes[..] else {
+            panic!("{changes:?}")
+        };
         assert_eq!(plan(written, &pods(3, 0), || Ok(3), Timestamp::now()), []);
     }
 }

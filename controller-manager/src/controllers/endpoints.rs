@@ -47,7 +47,11 @@ pub enum Change {
 /// What makes the object show the pods.
 pub fn plan(observed: &Observed<'_>) -> Option<Change> {
     let Some(service) = observed.service else {
-        let ours = observed.endpoints?.labels().get(MANAGED_BY).is_some_and(|manager| manager == MANAGER);
+        let ours = observed
+            .endpoints?
+            .labels()
+            .get(MANAGED_BY)
+            .is_some_and(|manager| manager == MANAGER);
         return ours.then_some(Change::Delete);
     };
     service_pods::selector(service)?;
@@ -71,9 +75,17 @@ pub fn plan(observed: &Observed<'_>) -> Option<Change> {
         return None;
     }
     if let Some(time) = service_pods::trigger_time(service, observed.pods.iter().map(|pod| &**pod)) {
-        after.metadata.annotations.get_or_insert_default().insert(TRIGGER_TIME.into(), time);
+        after
+            .metadata
+            .annotations
+            .get_or_insert_default()
+            .insert(TRIGGER_TIME.into(), time);
     }
-    let change = if observed.endpoints.is_some() { Change::Update } else { Change::Create };
+    let change = if observed.endpoints.is_some() {
+        Change::Update
+    } else {
+        Change::Create
+    };
     Some(change(Box::new(after)))
 }
 
@@ -99,14 +111,21 @@ struct Port {
 /// Addresses with the same ports in one subset; a pod stands once in each subset, among the ready or the not ready.
 fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) {
     let spec = service.spec.clone().unwrap_or_default();
-    let ipv6 = spec.ip_families.iter().flatten().next().is_some_and(|family| family == "IPv6");
+    let ipv6 = spec
+        .ip_families
+        .iter()
+        .flatten()
+        .next()
+        .is_some_and(|family| family == "IPv6");
     let early = service_pods::publishes_not_ready(service);
     let mut groups: BTreeMap<BTreeSet<Port>, Vec<(EndpointAddress, bool)>> = BTreeMap::new();
     for pod in pods {
         if pods::is_terminated(pod) || (pod.is_deleting() && !early) {
             continue;
         }
-        let Some(ip) = service_pods::addresses(pod, ipv6).into_iter().next() else { continue };
+        let Some(ip) = service_pods::addresses(pod, ipv6).into_iter().next() else {
+            continue;
+        };
         let ports = spec.ports.iter().flatten().filter_map(|port| {
             Some(Port {
                 name: port.name.clone().unwrap_or_default(),
@@ -125,13 +144,17 @@ fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) 
             node_name: Some(pods::node(pod).to_owned()).filter(|node| !node.is_empty()),
             target_ref: Some(service_pods::reference(pod)),
         };
-        groups.entry(ports).or_default().push((address, early || pods::is_ready(pod)));
+        groups
+            .entry(ports)
+            .or_default()
+            .push((address, early || pods::is_ready(pod)));
     }
     let total: usize = groups.values().map(Vec::len).sum();
     let mut room = MAX_ADDRESSES;
     let subset = |(ports, mut addresses): (BTreeSet<Port>, Vec<(EndpointAddress, bool)>)| {
         // What does not fit is cut from the not ready first.
-        addresses.sort_by(|(left, left_ready), (right, right_ready)| (right_ready, &left.ip).cmp(&(left_ready, &right.ip)));
+        addresses
+            .sort_by(|(left, left_ready), (right, right_ready)| (right_ready, &left.ip).cmp(&(left_ready, &right.ip)));
         addresses.truncate(room);
         room -= addresses.len();
         let (ready, not_ready): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|(_, ready)| *ready);
@@ -164,8 +187,12 @@ pub fn start(setup: &mut Setup) {
     let client = setup.client.clone();
     let workers = setup.config.concurrent_endpoint_syncs;
     setup.run("endpoint", queue, workers, move |caches| {
-        let controller =
-            Arc::new(Controller { client, services: caches.services, pods: caches.pods, endpoints: caches.endpoints });
+        let controller = Arc::new(Controller {
+            client,
+            services: caches.services,
+            pods: caches.pods,
+            endpoints: caches.endpoints,
+        });
         move |key| {
             let controller = controller.clone();
             async move { controller.reconcile(key).await }
@@ -183,9 +210,16 @@ struct Controller {
 impl Controller {
     async fn reconcile(&self, key: ObjectKey) -> Result<Action, Error> {
         let service = self.services.get(&key);
-        let pods = service.as_ref().map(|service| service_pods::selected(&self.pods, service)).unwrap_or_default();
+        let pods = service
+            .as_ref()
+            .map(|service| service_pods::selected(&self.pods, service))
+            .unwrap_or_default();
         let endpoints = self.endpoints.get(&key);
-        let observed = Observed { service: service.as_deref(), pods: &pods, endpoints: endpoints.as_deref() };
+        let observed = Observed {
+            service: service.as_deref(),
+            pods: &pods,
+            endpoints: endpoints.as_deref(),
+        };
         let api = self.client.api::<Endpoints>();
         let outcome = match plan(&observed) {
             None => return Ok(Action::Done),
@@ -196,7 +230,9 @@ impl Controller {
         match outcome {
             Ok(()) => Ok(Action::Done),
             // The name is the service's, so a create that a lagging cache repeats ends here, and the cache's event wakes the key.
-            Err(error) if error.is_already_exists() || error.is_not_found() || error.is_namespace_terminating() => Ok(Action::Done),
+            Err(error) if error.is_already_exists() || error.is_not_found() || error.is_namespace_terminating() => {
+                Ok(Action::Done)
+            }
             Err(error) => Err(Error::client(format!("write Endpoints {key}"))(error)),
         }
     }
@@ -210,7 +246,11 @@ mod tests {
 
     fn planned(service: &Service, pods: &[Pod], endpoints: Option<&Endpoints>) -> Option<Change> {
         let pods: Vec<_> = pods.iter().cloned().map(Arc::new).collect();
-        plan(&Observed { service: Some(service), pods: &pods, endpoints })
+        plan(&Observed {
+            service: Some(service),
+            pods: &pods,
+            endpoints,
+        })
     }
 
     fn created(service: &Service, pods: &[Pod]) -> Endpoints {
@@ -226,7 +266,11 @@ mod tests {
 
     #[test]
     fn ready_and_not_ready_pods_stand_apart_in_one_subset() {
-        let pods = [backend("b", "10.244.0.3", true), backend("a", "10.244.0.2", true), backend("c", "10.244.0.4", false)];
+        let pods = [
+            backend("b", "10.244.0.3", true),
+            backend("a", "10.244.0.2", true),
+            backend("c", "10.244.0.4", false),
+        ];
         let endpoints = created(&service(), &pods);
         assert_eq!(endpoints.labels()[MANAGED_BY], MANAGER);
         let subsets = endpoints.subsets.as_deref().unwrap();
@@ -234,7 +278,11 @@ mod tests {
         assert_eq!(ips(&subsets[0].addresses), ["10.244.0.2", "10.244.0.3"]);
         assert_eq!(ips(&subsets[0].not_ready_addresses), ["10.244.0.4"]);
         assert_eq!(subsets[0].ports.as_ref().unwrap()[0].port, 8080);
-        assert_eq!(planned(&service(), &pods, Some(&endpoints)), None, "a second pass has nothing to do");
+        assert_eq!(
+            planned(&service(), &pods, Some(&endpoints)),
+            None,
+            "a second pass has nothing to do"
+        );
     }
 
     #[test]
@@ -243,7 +291,10 @@ mod tests {
         assert_eq!(created(&service(), &pods).subsets.unwrap(), []);
         let mut early = service();
         early.spec.as_mut().unwrap().publish_not_ready_addresses = Some(true);
-        assert_eq!(ips(&created(&early, &pods).subsets.unwrap()[0].addresses), ["10.244.0.2"]);
+        assert_eq!(
+            ips(&created(&early, &pods).subsets.unwrap()[0].addresses),
+            ["10.244.0.2"]
+        );
     }
 
     #[test]
@@ -262,7 +313,14 @@ mod tests {
         let ours = created(&service(), &[]);
         let manual = Endpoints::default();
         for (endpoints, expected) in [(Some(&ours), Some(Change::Delete)), (Some(&manual), None), (None, None)] {
-            assert_eq!(plan(&Observed { service: None, pods: &[], endpoints }), expected);
+            assert_eq!(
+                plan(&Observed {
+                    service: None,
+                    pods: &[],
+                    endpoints
+                }),
+                expected
+            );
         }
     }
 

@@ -50,7 +50,12 @@ pub enum Change {
 
 /// The smallest set of writes that makes the slices show the pods.
 pub fn plan(observed: &Observed<'_>) -> Vec<Change> {
-    let families = observed.service.spec.as_ref().and_then(|spec| spec.ip_families.clone()).filter(|list| !list.is_empty());
+    let families = observed
+        .service
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.ip_families.clone())
+        .filter(|list| !list.is_empty());
     let families = families.unwrap_or_else(|| vec!["IPv4".into()]);
     let mut changes = Vec::new();
     for slice in observed.slices {
@@ -68,7 +73,10 @@ type Ports = Vec<EndpointPort>;
 
 fn plan_family(observed: &Observed<'_>, family: &str) -> Vec<Change> {
     let mut groups = desired(observed, family);
-    let slices = observed.slices.iter().filter(|slice| slice.address_type == family && !slice.is_deleting());
+    let slices = observed
+        .slices
+        .iter()
+        .filter(|slice| slice.address_type == family && !slice.is_deleting());
     let mut existing: Vec<(Ports, Vec<Arc<EndpointSlice>>)> = Vec::new();
     for slice in slices {
         let ports = slice.ports.clone().unwrap_or_default();
@@ -90,7 +98,10 @@ fn plan_family(observed: &Observed<'_>, family: &str) -> Vec<Change> {
         }
     }
     for (ports, endpoints) in groups {
-        let slices = existing.iter().find(|(other, _)| *other == ports).map_or(&[][..], |(_, slices)| slices);
+        let slices = existing
+            .iter()
+            .find(|(other, _)| *other == ports)
+            .map_or(&[][..], |(_, slices)| slices);
         changes.extend(plan_group(&meta, family, &ports, endpoints, slices));
     }
     changes
@@ -101,7 +112,9 @@ fn desired(observed: &Observed<'_>, family: &str) -> Vec<(Ports, BTreeMap<Vec<St
     let mut groups: Vec<(Ports, BTreeMap<Vec<String>, Endpoint>)> = Vec::new();
     for pod in observed.pods.iter().filter(|pod| !pods::is_terminated(pod)) {
         let addresses = service_pods::addresses(pod, family == "IPv6");
-        let Some(node) = observed.nodes.get(pods::node(pod)) else { continue };
+        let Some(node) = observed.nodes.get(pods::node(pod)) else {
+            continue;
+        };
         if addresses.is_empty() {
             continue;
         }
@@ -133,7 +146,11 @@ fn endpoint(service: &Service, pod: &Pod, node: &Node, addresses: Vec<String>) -
     let ready = service_pods::publishes_not_ready(service) || (serving && !terminating);
     Endpoint {
         addresses,
-        conditions: Some(EndpointConditions { ready: Some(ready), serving: Some(serving), terminating: Some(terminating) }),
+        conditions: Some(EndpointConditions {
+            ready: Some(ready),
+            serving: Some(serving),
+            terminating: Some(terminating),
+        }),
         hostname: service_pods::hostname(pod, service),
         node_name: Some(node.name().to_owned()),
         zone: node.labels().get(ZONE).cloned(),
@@ -161,7 +178,11 @@ impl<'a> Meta<'a> {
         labels.insert(SERVICE_NAME.into(), service.name().to_owned());
         labels.insert(MANAGED_BY.into(), MANAGER.into());
         let trigger_time = service_pods::trigger_time(service, observed.pods.iter().map(|pod| &**pod));
-        Meta { service, labels, trigger_time }
+        Meta {
+            service,
+            labels,
+            trigger_time,
+        }
     }
 
     fn new_slice(&self, family: &str, ports: &Ports, endpoints: Vec<Endpoint>) -> EndpointSlice {
@@ -170,7 +191,10 @@ impl<'a> Meta<'a> {
                 generate_name: Some(format!("{}-", self.service.name())),
                 namespace: Some(self.service.namespace().to_owned()),
                 labels: Some(self.labels.clone()),
-                annotations: self.trigger_time.clone().map(|time| [(TRIGGER_TIME.to_owned(), time)].into()),
+                annotations: self
+                    .trigger_time
+                    .clone()
+                    .map(|time| [(TRIGGER_TIME.to_owned(), time)].into()),
                 owner_references: Some(vec![self.service.owner_reference(true)]),
                 ..Default::default()
             },
@@ -190,7 +214,11 @@ impl<'a> Meta<'a> {
             return None;
         }
         if let Some(time) = &self.trigger_time {
-            updated.metadata.annotations.get_or_insert_default().insert(TRIGGER_TIME.into(), time.clone());
+            updated
+                .metadata
+                .annotations
+                .get_or_insert_default()
+                .insert(TRIGGER_TIME.into(), time.clone());
         }
         Some(updated)
     }
@@ -222,7 +250,9 @@ fn plan_group(
             endpoints.extend(fresh.drain(..room));
         }
     }
-    let with_room = contents.iter_mut().filter(|(_, endpoints)| MAX_ENDPOINTS - endpoints.len() >= fresh.len());
+    let with_room = contents
+        .iter_mut()
+        .filter(|(_, endpoints)| MAX_ENDPOINTS - endpoints.len() >= fresh.len());
     if let Some((_, fullest)) = with_room.max_by_key(|(_, endpoints)| endpoints.len()) {
         fullest.append(&mut fresh);
     }
@@ -256,14 +286,24 @@ pub fn start(setup: &mut Setup) {
             waking.add(ObjectKey::new(slice.namespace(), service.clone()));
         }
     });
-    let (waking, pods, services) = (queue.clone(), setup.informers.pods.late(), setup.informers.services.late());
+    let (waking, pods, services) = (
+        queue.clone(),
+        setup.informers.pods.late(),
+        setup.informers.services.late(),
+    );
     setup.informers.nodes.on_event(move |event| {
         // A pod may have been seen before its node; a zone may be told late.
         let zone = |node: &Node| node.labels().get(ZONE).cloned();
         if !matches!(event, Event::Updated { old, new } if zone(old) == zone(new)) {
-            let namespaces: std::collections::BTreeSet<_> =
-                pods.by_index(NODE, event.object().name()).iter().map(|pod| pod.namespace().to_owned()).collect();
-            let concerned = services.list().into_iter().filter(|service| namespaces.contains(service.namespace()));
+            let namespaces: std::collections::BTreeSet<_> = pods
+                .by_index(NODE, event.object().name())
+                .iter()
+                .map(|pod| pod.namespace().to_owned())
+                .collect();
+            let concerned = services
+                .list()
+                .into_iter()
+                .filter(|service| namespaces.contains(service.namespace()));
             concerned.for_each(|service| waking.add(service.key()));
         }
     });
@@ -301,7 +341,10 @@ struct Slices {
 
 impl Slices {
     async fn reconcile(&self, key: ObjectKey) -> Result<Action, Error> {
-        let service = self.services.get(&key).filter(|service| service_pods::selector(service).is_some());
+        let service = self
+            .services
+            .get(&key)
+            .filter(|service| service_pods::selector(service).is_some());
         let Some(service) = service.filter(|service| !service.is_deleting()) else {
             self.writes.forget(&key);
             return Ok(Action::Done);
@@ -309,14 +352,22 @@ impl Slices {
         let revision = self.slices.revision();
         let mut slices = self.slices.by_index(OWNER, service.uid());
         slices.retain(|slice| is_managed(slice));
-        if !self.writes.visible(&key, revision, slices.iter().map(|slice| slice.uid())) {
+        if !self
+            .writes
+            .visible(&key, revision, slices.iter().map(|slice| slice.uid()))
+        {
             return Ok(Action::Done);
         }
         let pods = service_pods::selected(&self.pods, &service);
         let names: std::collections::BTreeSet<&str> = pods.iter().map(|pod| pods::node(pod)).collect();
         let node = |name: &str| Some((name.to_owned(), self.nodes.get(&ObjectKey::new("", name))?));
         let nodes: HashMap<_, _> = names.into_iter().filter_map(node).collect();
-        let changes = plan(&Observed { service: &service, pods: &pods, nodes: &nodes, slices: &slices });
+        let changes = plan(&Observed {
+            service: &service,
+            pods: &pods,
+            nodes: &nodes,
+            slices: &slices,
+        });
         for change in changes {
             self.apply(&key, change).await?;
         }
@@ -337,7 +388,14 @@ impl Slices {
                 self.writes.created(key.clone(), written.resource_version());
             }
             Change::Delete(slice) => {
-                match api.delete(slice.namespace(), slice.name(), &DeleteParams::default().uid(slice.uid())).await {
+                match api
+                    .delete(
+                        slice.namespace(),
+                        slice.name(),
+                        &DeleteParams::default().uid(slice.uid()),
+                    )
+                    .await
+                {
                     Err(error) if !error.is_not_found() => return Err(Error::client(doing("delete"))(error)),
                     _ => self.writes.removed(key.clone(), slice.uid()),
                 }
@@ -360,7 +418,12 @@ mod tests {
         let nodes = HashMap::from([("n1".to_owned(), Arc::new(node))]);
         let pods: Vec<_> = pods.iter().cloned().map(Arc::new).collect();
         let slices: Vec<_> = slices.iter().cloned().map(Arc::new).collect();
-        plan(&Observed { service, pods: &pods, nodes: &nodes, slices: &slices })
+        plan(&Observed {
+            service,
+            pods: &pods,
+            nodes: &nodes,
+            slices: &slices,
+        })
     }
 
     /// Plays the API server: applies changes, naming what is created.
@@ -392,7 +455,9 @@ mod tests {
     }
 
     fn many(count: usize) -> Vec<Pod> {
-        (0..count).map(|n| backend(&format!("p{n}"), &format!("10.244.{}.{}", n / 250, n % 250), true)).collect()
+        (0..count)
+            .map(|n| backend(&format!("p{n}"), &format!("10.244.{}.{}", n / 250, n % 250), true))
+            .collect()
     }
 
     fn sizes(slices: &[EndpointSlice]) -> Vec<usize> {
@@ -411,7 +476,10 @@ mod tests {
         assert_eq!(slice.controller().unwrap().uid, "service-uid");
         assert_eq!(slice.annotations()[TRIGGER_TIME], "2023-11-14T22:13:10Z");
         let endpoint = &slice.endpoints[0];
-        assert_eq!((endpoint.node_name.as_deref(), endpoint.zone.as_deref()), (Some("n1"), Some("a")));
+        assert_eq!(
+            (endpoint.node_name.as_deref(), endpoint.zone.as_deref()),
+            (Some("n1"), Some("a"))
+        );
         assert_eq!(endpoint.target_ref.as_ref().unwrap().name.as_deref(), Some("a"));
         assert_eq!(slice.ports.as_ref().unwrap()[0].port, Some(8080));
     }
@@ -432,8 +500,11 @@ mod tests {
         for (service, pod, (ready, serving, terminating)) in cases {
             let mut slices = Vec::new();
             converge(&service, std::slice::from_ref(&pod), &mut slices);
-            let expected =
-                EndpointConditions { ready: Some(ready), serving: Some(serving), terminating: Some(terminating) };
+            let expected = EndpointConditions {
+                ready: Some(ready),
+                serving: Some(serving),
+                terminating: Some(terminating),
+            };
             assert_eq!(slices[0].endpoints[0].conditions, Some(expected), "{pod:?}");
         }
     }
@@ -454,11 +525,19 @@ mod tests {
         let (service, mut slices) = (service(), Vec::new());
         converge(&service, &many(250), &mut slices);
         assert_eq!(sizes(&slices), [100, 100, 50]);
-        assert_eq!(converge(&service, &many(251), &mut slices), 1, "a new endpoint goes where room is");
+        assert_eq!(
+            converge(&service, &many(251), &mut slices),
+            1,
+            "a new endpoint goes where room is"
+        );
         assert_eq!(sizes(&slices), [100, 100, 51]);
         let mut fewer = many(251);
         fewer.remove(7);
-        assert_eq!(converge(&service, &fewer, &mut slices), 1, "one that leaves touches its slice only");
+        assert_eq!(
+            converge(&service, &fewer, &mut slices),
+            1,
+            "one that leaves touches its slice only"
+        );
         assert_eq!(converge(&service, &[], &mut slices), 3);
         assert_eq!(sizes(&slices), [0]);
     }
@@ -468,8 +547,15 @@ mod tests {
         let mut other = backend("b", "10.244.0.3", true);
         other.spec.as_mut().unwrap().containers[0].ports.as_mut().unwrap()[0].container_port = 9090;
         let (service, mut slices) = (service(), Vec::new());
-        converge(&service, &[backend("a", "10.244.0.2", true), other.clone()], &mut slices);
-        let mut ports: Vec<_> = slices.iter().map(|slice| slice.ports.as_ref().unwrap()[0].port).collect();
+        converge(
+            &service,
+            &[backend("a", "10.244.0.2", true), other.clone()],
+            &mut slices,
+        );
+        let mut ports: Vec<_> = slices
+            .iter()
+            .map(|slice| slice.ports.as_ref().unwrap()[0].port)
+            .collect();
         ports.sort();
         assert_eq!(ports, [Some(8080), Some(9090)]);
         converge(&service, &[other], &mut slices);
@@ -492,7 +578,10 @@ mod tests {
         let (service, mut slices) = (service(), Vec::new());
         converge(&service, &[backend("a", "10.244.0.2", true)], &mut slices);
         converge(&service, &[backend("b", "10.244.0.2", true)], &mut slices);
-        assert_eq!(slices[0].endpoints[0].target_ref.as_ref().unwrap().name.as_deref(), Some("b"));
+        assert_eq!(
+            slices[0].endpoints[0].target_ref.as_ref().unwrap().name.as_deref(),
+            Some("b")
+        );
     }
 
     #[test]

@@ -17,7 +17,9 @@ use futures_util::future::join_all;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::garbage_collector_plan::{Change, Dependent, FOREGROUND, ORPHAN, OwnerState, Policy, has_finalizer, is_waiting, plan};
+use super::garbage_collector_plan::{
+    Change, Dependent, FOREGROUND, ORPHAN, OwnerState, Policy, has_finalizer, is_waiting, plan,
+};
 use crate::setup::{OWNER, Setup};
 
 /// How many absent owners are remembered.
@@ -61,9 +63,17 @@ pub fn start(setup: &mut Setup) {
         }
         // What handlers could not look up before all caches were there is looked up now.
         for kind in watched.values() {
-            kind.cache.list().iter().filter(|object| concerns_us(&object.metadata)).for_each(|object| queue.add(place(kind.info, &object.metadata)));
+            kind.cache
+                .list()
+                .iter()
+                .filter(|object| concerns_us(&object.metadata))
+                .for_each(|object| queue.add(place(kind.info, &object.metadata)));
         }
-        let collector = Arc::new(Collector { queue: queue.clone(), kinds: kinds.clone(), absent: Mutex::default() });
+        let collector = Arc::new(Collector {
+            queue: queue.clone(),
+            kinds: kinds.clone(),
+            absent: Mutex::default(),
+        });
         let _ = kinds.set(watched);
         let reconcile = move |place| {
             let collector = collector.clone();
@@ -73,19 +83,27 @@ pub fn start(setup: &mut Setup) {
     });
 }
 
-fn watch_all(client: &Client, queue: &Queue<Place>, kinds: &Arc<OnceLock<Kinds>>, shutdown: &daemon::Shutdown) -> Kinds {
+fn watch_all(
+    client: &Client,
+    queue: &Queue<Place>,
+    kinds: &Arc<OnceLock<Kinds>>,
+    shutdown: &daemon::Shutdown,
+) -> Kinds {
     let collectable = |info: &&&'static ResourceInfo| {
         let verbs = ["list", "watch", "delete"].iter().all(|verb| info.verbs.contains(verb));
         // Events own nothing and are owned by nothing.
         verbs && info.version == info.storage_version && info.resource != "events"
     };
-    let resources: Vec<&'static ResourceInfo> = api::resources::all().iter().filter(|info| collectable(&info)).collect();
+    let resources: Vec<&'static ResourceInfo> =
+        api::resources::all().iter().filter(|info| collectable(&info)).collect();
     let watch = |info: &'static ResourceInfo| {
         let resource = GroupVersionResource::new(info.group, info.version, info.resource);
         let dynamic = client.dynamic(&resource);
         let (queue, kinds) = (queue.clone(), kinds.clone());
         let informer = Informer::partial(&dynamic, &ListParams::default())
-            .index(OWNER, |object: &PartialObject| owners(&object.metadata).map(|owner| owner.uid.clone()).collect())
+            .index(OWNER, |object: &PartialObject| {
+                owners(&object.metadata).map(|owner| owner.uid.clone()).collect()
+            })
             .on_event(move |event| wake(info, event, &kinds, &queue));
         let cache = informer.start(shutdown);
         ((info.group, info.resource), Kind { info, dynamic, cache })
@@ -105,8 +123,15 @@ fn concerns_us(meta: &ObjectMeta) -> bool {
 }
 
 fn place(info: &'static ResourceInfo, meta: &ObjectMeta) -> Place {
-    let key = ObjectKey::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
-    Place { group: info.group, resource: info.resource, key }
+    let key = ObjectKey::new(
+        meta.namespace.clone().unwrap_or_default(),
+        meta.name.clone().unwrap_or_default(),
+    );
+    Place {
+        group: info.group,
+        resource: info.resource,
+        key,
+    }
 }
 
 /// The resource and place of an owner; nothing for a kind that is not built in.
@@ -114,7 +139,14 @@ fn owner_place(owner: &OwnerReference, namespace: &str) -> Option<(&'static Reso
     let (group, version) = owner.api_version.split_once('/').unwrap_or(("", &owner.api_version));
     let info = api::resources::find_kind(group, version, &owner.kind)?;
     let namespace = if info.namespaced { namespace } else { "" };
-    Some((info, Place { group: info.group, resource: info.resource, key: ObjectKey::new(namespace, &*owner.name) }))
+    Some((
+        info,
+        Place {
+            group: info.group,
+            resource: info.resource,
+            key: ObjectKey::new(namespace, &*owner.name),
+        },
+    ))
 }
 
 fn wake(info: &'static ResourceInfo, event: &Event<PartialObject>, kinds: &OnceLock<Kinds>, queue: &Queue<Place>) {
@@ -125,13 +157,18 @@ fn wake(info: &'static ResourceInfo, event: &Event<PartialObject>, kinds: &OnceL
         queue.add(place(info, meta));
     }
     if gone {
-        dependents(kinds.get(), uid).into_iter().for_each(|dependent| queue.add(dependent.id));
+        dependents(kinds.get(), uid)
+            .into_iter()
+            .for_each(|dependent| queue.add(dependent.id));
     }
     // An owner may wait for this object no longer.
     let before = event.previous().map(|object| &object.metadata);
     if gone || before.is_some_and(|before| before.owner_references != meta.owner_references) {
         let namespace = meta.namespace.as_deref().unwrap_or("");
-        let waited = before.into_iter().flat_map(owners).filter_map(|owner| owner_place(owner, namespace));
+        let waited = before
+            .into_iter()
+            .flat_map(owners)
+            .filter_map(|owner| owner_place(owner, namespace));
         waited.for_each(|(_, place)| queue.add(place));
     }
 }
@@ -140,8 +177,13 @@ fn dependents(kinds: Option<&Kinds>, uid: &str) -> Vec<Dependent<Place>> {
     let mut found = Vec::new();
     for kind in kinds.into_iter().flat_map(HashMap::values) {
         for object in kind.cache.by_index(OWNER, uid) {
-            let blocks = owners(&object.metadata).any(|owner| owner.uid == uid && owner.block_owner_deletion == Some(true));
-            found.push(Dependent { id: place(kind.info, &object.metadata), blocks, waiting: is_waiting(&object.metadata) });
+            let blocks =
+                owners(&object.metadata).any(|owner| owner.uid == uid && owner.block_owner_deletion == Some(true));
+            found.push(Dependent {
+                id: place(kind.info, &object.metadata),
+                blocks,
+                waiting: is_waiting(&object.metadata),
+            });
         }
     }
     found
@@ -159,8 +201,14 @@ impl Collector {
     }
 
     async fn reconcile(&self, place: Place) -> Result<Action, Error> {
-        let Some(kind) = self.kind(&place) else { return Ok(Action::Done) };
-        let Some(object) = kind.cache.get(&place.key).filter(|object| concerns_us(&object.metadata)) else {
+        let Some(kind) = self.kind(&place) else {
+            return Ok(Action::Done);
+        };
+        let Some(object) = kind
+            .cache
+            .get(&place.key)
+            .filter(|object| concerns_us(&object.metadata))
+        else {
             return Ok(Action::Done);
         };
         let meta = &object.metadata;
@@ -182,10 +230,20 @@ impl Collector {
             return Ok(OwnerState::Absent);
         }
         // A kind that is not built in cannot be asked about, and what cannot be known to be gone is there.
-        let Some((info, place)) = owner_place(owner, namespace) else { return Ok(OwnerState::Solid) };
-        let Some(kind) = self.kind(&place) else { return Ok(OwnerState::Solid) };
+        let Some((info, place)) = owner_place(owner, namespace) else {
+            return Ok(OwnerState::Solid);
+        };
+        let Some(kind) = self.kind(&place) else {
+            return Ok(OwnerState::Solid);
+        };
         let is_it = |object: &PartialObject| object.metadata.uid.as_deref() == Some(&*owner.uid);
-        let of = |object: &PartialObject| if is_waiting(&object.metadata) { OwnerState::Waiting } else { OwnerState::Solid };
+        let of = |object: &PartialObject| {
+            if is_waiting(&object.metadata) {
+                OwnerState::Waiting
+            } else {
+                OwnerState::Solid
+            }
+        };
         if let Some(cached) = kind.cache.get(&place.key).filter(|object| is_it(object)) {
             return Ok(of(&cached));
         }
@@ -228,26 +286,45 @@ impl Collector {
                     grace_period_seconds: None,
                 };
                 tracing::debug!(object = %place, ?policy, "collecting");
-                done(kind.dynamic.delete(&place.key.namespace, &place.key.name, &how).await, "collect", place)
+                done(
+                    kind.dynamic.delete(&place.key.namespace, &place.key.name, &how).await,
+                    "collect",
+                    place,
+                )
             }
             Change::DropOwners(uids) => {
                 let dropped: Vec<Value> = uids.iter().map(|uid| json!({"$patch": "delete", "uid": uid})).collect();
-                self.patch(kind, place, json!({"metadata": {"uid": uid, "ownerReferences": dropped}})).await
+                self.patch(
+                    kind,
+                    place,
+                    json!({"metadata": {"uid": uid, "ownerReferences": dropped}}),
+                )
+                .await
             }
             Change::Unblock => {
-                let freed: Vec<Value> = owners(meta).map(|owner| json!({"uid": owner.uid, "blockOwnerDeletion": false})).collect();
-                self.patch(kind, place, json!({"metadata": {"uid": uid, "ownerReferences": freed}})).await
+                let freed: Vec<Value> = owners(meta)
+                    .map(|owner| json!({"uid": owner.uid, "blockOwnerDeletion": false}))
+                    .collect();
+                self.patch(kind, place, json!({"metadata": {"uid": uid, "ownerReferences": freed}}))
+                    .await
             }
             Change::Release(dependent) => match self.kind(&dependent) {
                 Some(its) => {
                     let dropped = json!([{"$patch": "delete", "uid": uid}]);
-                    self.patch(its, &dependent, json!({"metadata": {"ownerReferences": dropped}})).await
+                    self.patch(its, &dependent, json!({"metadata": {"ownerReferences": dropped}}))
+                        .await
                 }
                 None => Ok(()),
             },
             Change::RemoveFinalizer(name) => {
-                let rest: Vec<&String> = meta.finalizers.iter().flatten().filter(|finalizer| *finalizer != name).collect();
-                let patch = Patch::Merge(json!({"metadata": {"resourceVersion": meta.resource_version, "finalizers": rest}}));
+                let rest: Vec<&String> = meta
+                    .finalizers
+                    .iter()
+                    .flatten()
+                    .filter(|finalizer| *finalizer != name)
+                    .collect();
+                let patch =
+                    Patch::Merge(json!({"metadata": {"resourceVersion": meta.resource_version, "finalizers": rest}}));
                 let patched = kind.dynamic.patch(&place.key.namespace, &place.key.name, &patch).await;
                 done(patched.map(drop), "remove a finalizer of", place)
             }
@@ -259,7 +336,10 @@ impl Collector {
     }
 
     async fn patch(&self, kind: &Kind, place: &Place, patch: Value) -> Result<(), Error> {
-        let patched = kind.dynamic.patch(&place.key.namespace, &place.key.name, &Patch::Strategic(patch)).await;
+        let patched = kind
+            .dynamic
+            .patch(&place.key.namespace, &place.key.name, &Patch::Strategic(patch))
+            .await;
         done(patched.map(drop), "change the owners of", place)
     }
 }

@@ -71,12 +71,19 @@ pub fn has_finalizer(meta: &ObjectMeta, name: &str) -> bool {
 }
 
 /// What to do with an object. `owners` has the state of each of its owner references.
-pub fn plan<I: Clone>(meta: &ObjectMeta, owners: &[(OwnerReference, OwnerState)], dependents: &[Dependent<I>]) -> Vec<Change<I>> {
+pub fn plan<I: Clone>(
+    meta: &ObjectMeta,
+    owners: &[(OwnerReference, OwnerState)],
+    dependents: &[Dependent<I>],
+) -> Vec<Change<I>> {
     if meta.deletion_timestamp.is_some() {
         return finish(meta, dependents);
     }
     let in_state = |wanted: OwnerState| owners.iter().filter(move |(_, state)| *state == wanted);
-    let (solid, waiting) = (in_state(OwnerState::Solid).count(), in_state(OwnerState::Waiting).count());
+    let (solid, waiting) = (
+        in_state(OwnerState::Solid).count(),
+        in_state(OwnerState::Waiting).count(),
+    );
     if owners.is_empty() || (solid > 0 && solid == owners.len()) {
         return Vec::new();
     }
@@ -110,7 +117,10 @@ fn finish<I: Clone>(meta: &ObjectMeta, dependents: &[Dependent<I>]) -> Vec<Chang
         return Vec::new();
     }
     if dependents.iter().any(|dependent| dependent.blocks) {
-        return dependents.iter().map(|dependent| Change::Visit(dependent.id.clone())).collect();
+        return dependents
+            .iter()
+            .map(|dependent| Change::Visit(dependent.id.clone()))
+            .collect();
     }
     let visits = dependents.iter().map(|dependent| Change::Visit(dependent.id.clone()));
     visits.chain([Change::RemoveFinalizer(FOREGROUND)]).collect()
@@ -130,7 +140,10 @@ mod tests {
     }
 
     fn owners(states: &[OwnerState]) -> Vec<(OwnerReference, OwnerState)> {
-        let owner = |n: usize| OwnerReference { uid: format!("owner-{n}"), ..Default::default() };
+        let owner = |n: usize| OwnerReference {
+            uid: format!("owner-{n}"),
+            ..Default::default()
+        };
         states.iter().enumerate().map(|(n, state)| (owner(n), *state)).collect()
     }
 
@@ -150,15 +163,25 @@ mod tests {
             (vec![Waiting], vec![Change::Delete(Policy::Background)]),
         ];
         for (states, expected) in cases {
-            assert_eq!(plan::<u8>(&object(false, &[]), &owners(&states), &[]), expected, "{states:?}");
+            assert_eq!(
+                plan::<u8>(&object(false, &[]), &owners(&states), &[]),
+                expected,
+                "{states:?}"
+            );
         }
     }
 
     #[test]
     fn finalizers_of_an_object_choose_how_it_goes() {
         let gone = owners(&[OwnerState::Absent]);
-        assert_eq!(plan::<u8>(&object(false, &[ORPHAN]), &gone, &[]), [Change::Delete(Policy::Orphan)]);
-        assert_eq!(plan::<u8>(&object(false, &[FOREGROUND]), &gone, &[]), [Change::Delete(Policy::Foreground)]);
+        assert_eq!(
+            plan::<u8>(&object(false, &[ORPHAN]), &gone, &[]),
+            [Change::Delete(Policy::Orphan)]
+        );
+        assert_eq!(
+            plan::<u8>(&object(false, &[FOREGROUND]), &gone, &[]),
+            [Change::Delete(Policy::Foreground)]
+        );
     }
 
     #[test]
@@ -181,12 +204,26 @@ mod tests {
 
     #[test]
     fn orphans_are_released_before_their_owner_goes() {
-        let changes = plan(&object(true, &[ORPHAN]), &[], &[dependent(1, true, false), dependent(2, false, false)]);
-        assert_eq!(changes, [Change::Release(1), Change::Release(2), Change::RemoveFinalizer(ORPHAN)]);
+        let changes = plan(
+            &object(true, &[ORPHAN]),
+            &[],
+            &[dependent(1, true, false), dependent(2, false, false)],
+        );
+        assert_eq!(
+            changes,
+            [Change::Release(1), Change::Release(2), Change::RemoveFinalizer(ORPHAN)]
+        );
     }
 
     #[test]
     fn an_ordinary_deletion_is_left_to_its_course() {
-        assert_eq!(plan(&object(true, &["example.com/x"]), &owners(&[OwnerState::Absent]), &[dependent(1, true, false)]), []);
+        assert_eq!(
+            plan(
+                &object(true, &["example.com/x"]),
+                &owners(&[OwnerState::Absent]),
+                &[dependent(1, true, false)]
+            ),
+            []
+        );
     }
 }

@@ -61,23 +61,38 @@ pub fn plan(namespace: &Namespace, contents: &Contents, now: Timestamp) -> Vec<C
         changes.push(Change::Status(Box::new(shown.clone())));
     }
     if contents.remaining.is_empty() && contents.failures.is_empty() {
-        let rest: Vec<_> = finalizers(namespace).filter(|finalizer| *finalizer != FINALIZER).map(str::to_owned).collect();
+        let rest: Vec<_> = finalizers(namespace)
+            .filter(|finalizer| *finalizer != FINALIZER)
+            .map(str::to_owned)
+            .collect();
         shown.spec.get_or_insert_default().finalizers = Some(rest);
         changes.push(Change::Finalize(Box::new(shown)));
     } else {
         // What finalizers hold tells nobody when it goes, save by its own watch; this repairs a missed end.
-        changes.push(Change::LookAgain(contents.grace.unwrap_or_default().clamp(Duration::from_secs(1), Duration::from_secs(15))));
+        changes.push(Change::LookAgain(
+            contents
+                .grace
+                .unwrap_or_default()
+                .clamp(Duration::from_secs(1), Duration::from_secs(15)),
+        ));
     }
     changes
 }
 
 fn finalizers(namespace: &Namespace) -> impl Iterator<Item = &str> {
-    namespace.spec.iter().flat_map(|spec| spec.finalizers.iter().flatten()).map(String::as_str)
+    namespace
+        .spec
+        .iter()
+        .flat_map(|spec| spec.finalizers.iter().flatten())
+        .map(String::as_str)
 }
 
 fn conditions(before: &[NamespaceCondition], contents: &Contents, now: Timestamp) -> Vec<NamespaceCondition> {
     let list = |counts: &[(String, usize)], what: &str| -> String {
-        let parts: Vec<_> = counts.iter().map(|(name, count)| format!("{name}{what}{count} resource instances")).collect();
+        let parts: Vec<_> = counts
+            .iter()
+            .map(|(name, count)| format!("{name}{what}{count} resource instances"))
+            .collect();
         parts.join(", ")
     };
     let rows = [
@@ -97,23 +112,47 @@ fn conditions(before: &[NamespaceCondition], contents: &Contents, now: Timestamp
             let message = "All content successfully deleted, may be waiting on finalization".to_owned();
             ("NamespaceDeletionContentFailure", false, "ContentDeleted", message)
         } else {
-            let message = format!("Failed to delete all resource types, {} remaining: {}", contents.failures.len(), contents.failures.join(", "));
-            ("NamespaceDeletionContentFailure", true, "ContentDeletionFailed", message)
+            let message = format!(
+                "Failed to delete all resource types, {} remaining: {}",
+                contents.failures.len(),
+                contents.failures.join(", ")
+            );
+            (
+                "NamespaceDeletionContentFailure",
+                true,
+                "ContentDeletionFailed",
+                message,
+            )
         },
         if contents.remaining.is_empty() {
-            ("NamespaceContentRemaining", false, "ContentRemoved", "All content successfully removed".to_owned())
+            (
+                "NamespaceContentRemaining",
+                false,
+                "ContentRemoved",
+                "All content successfully removed".to_owned(),
+            )
         } else {
             let message = format!("Some resources are remaining: {}", list(&contents.remaining, " has "));
             ("NamespaceContentRemaining", true, "SomeResourcesRemain", message)
         },
         if contents.finalizers.is_empty() {
-            ("NamespaceFinalizersRemaining", false, "ContentHasNoFinalizers", "All content-preserving finalizers finished".to_owned())
+            (
+                "NamespaceFinalizersRemaining",
+                false,
+                "ContentHasNoFinalizers",
+                "All content-preserving finalizers finished".to_owned(),
+            )
         } else {
-            let message = format!("Some content in the namespace has finalizers remaining: {}", list(&contents.finalizers, " in "));
+            let message = format!(
+                "Some content in the namespace has finalizers remaining: {}",
+                list(&contents.finalizers, " in ")
+            );
             ("NamespaceFinalizersRemaining", true, "SomeFinalizersRemain", message)
         },
     ];
-    rows.into_iter().map(|(kind, value, reason, message)| condition(before, kind, value, reason, message, now)).collect()
+    rows.into_iter()
+        .map(|(kind, value, reason, message)| condition(before, kind, value, reason, message, now))
+        .collect()
 }
 
 fn condition(
@@ -144,14 +183,20 @@ pub fn start(setup: &mut Setup) {
     setup.informers.pods.on_event(move |event| {
         // Pods are what a namespace waits for longest.
         let key = ObjectKey::new("", event.object().namespace());
-        if matches!(event, client::Event::Deleted(_)) && namespaces.get(&key).is_some_and(|namespace| is_ours(&namespace)) {
+        if matches!(event, client::Event::Deleted(_))
+            && namespaces.get(&key).is_some_and(|namespace| is_ours(&namespace))
+        {
             waking.add(key);
         }
     });
     let client = setup.client.clone();
     let workers = setup.config.concurrent_namespace_syncs;
     setup.run("namespace", queue, workers, move |caches| {
-        let controller = Arc::new(Controller { client, namespaces: caches.namespaces, pods: caches.pods });
+        let controller = Arc::new(Controller {
+            client,
+            namespaces: caches.namespaces,
+            pods: caches.pods,
+        });
         move |key| {
             let controller = controller.clone();
             async move { controller.reconcile(key).await }
@@ -183,7 +228,9 @@ impl Controller {
                 Change::Finalize(mut written) => {
                     written.metadata.resource_version = version.take().or(written.metadata.resource_version);
                     match api.update_under(&written, "finalize").await {
-                        Err(error) if !error.is_not_found() => return Err(Error::client(format!("finalize namespace {key}"))(error)),
+                        Err(error) if !error.is_not_found() => {
+                            return Err(Error::client(format!("finalize namespace {key}"))(error));
+                        }
                         _ => {}
                     }
                 }
@@ -196,17 +243,27 @@ impl Controller {
     /// Deletes what is in the namespace and says what is left.
     async fn empty(&self, namespace: &str) -> Contents {
         let deletable = |info: &&ResourceInfo| {
-            info.namespaced && ["list", "delete"].iter().all(|verb| info.verbs.contains(verb)) && info.version == info.storage_version
+            info.namespaced
+                && ["list", "delete"].iter().all(|verb| info.verbs.contains(verb))
+                && info.version == info.storage_version
         };
-        let rounds = api::resources::all().iter().filter(deletable).map(|info| self.empty_of(namespace, info));
-        let mut contents = Contents { grace: self.grace(namespace), ..Default::default() };
+        let rounds = api::resources::all()
+            .iter()
+            .filter(deletable)
+            .map(|info| self.empty_of(namespace, info));
+        let mut contents = Contents {
+            grace: self.grace(namespace),
+            ..Default::default()
+        };
         let mut finalizers: BTreeMap<String, usize> = BTreeMap::new();
         for (name, outcome) in join_all(rounds).await {
             match outcome {
                 Ok(left) if left.is_empty() => {}
                 Ok(left) => {
                     contents.remaining.push((name, left.len()));
-                    left.into_iter().flatten().for_each(|finalizer| *finalizers.entry(finalizer).or_default() += 1);
+                    left.into_iter()
+                        .flatten()
+                        .for_each(|finalizer| *finalizers.entry(finalizer).or_default() += 1);
                 }
                 Err(error) => contents.failures.push(format!("{name}: {error}")),
             }
@@ -217,17 +274,27 @@ impl Controller {
 
     /// Deletes the objects of one resource; what is left then, as the finalizers of each.
     async fn empty_of(&self, namespace: &str, info: &ResourceInfo) -> (String, client::Result<Vec<Vec<String>>>) {
-        let name = if info.group.is_empty() { info.resource.to_owned() } else { format!("{}.{}", info.resource, info.group) };
+        let name = if info.group.is_empty() {
+            info.resource.to_owned()
+        } else {
+            format!("{}.{}", info.resource, info.group)
+        };
         let resource = GroupVersionResource::new(info.group, info.version, info.resource);
         let (dynamic, all) = (self.client.dynamic(&resource), ListParams::namespace(namespace));
         let round = async {
             if dynamic.list(&all).await?.items.is_empty() {
                 return Ok(Vec::new());
             }
-            let background = DeleteParams { propagation: Some(client::Propagation::Background), ..Default::default() };
+            let background = DeleteParams {
+                propagation: Some(client::Propagation::Background),
+                ..Default::default()
+            };
             dynamic.delete_collection(&all, &background).await?;
             let left = dynamic.list(&all).await?.items;
-            Ok(left.into_iter().map(|object| object.metadata.finalizers.unwrap_or_default()).collect())
+            Ok(left
+                .into_iter()
+                .map(|object| object.metadata.finalizers.unwrap_or_default())
+                .collect())
         };
         (name, round.await)
     }
@@ -235,7 +302,11 @@ impl Controller {
     /// The longest grace period among the namespace's pods.
     fn grace(&self, namespace: &str) -> Option<Duration> {
         let pods = self.pods.by_index(NAMESPACE, namespace);
-        let seconds = pods.iter().filter_map(|pod| pod.metadata.deletion_grace_period_seconds.and_then(|seconds| u64::try_from(seconds).ok()));
+        let seconds = pods.iter().filter_map(|pod| {
+            pod.metadata
+                .deletion_grace_period_seconds
+                .and_then(|seconds| u64::try_from(seconds).ok())
+        });
         seconds.max().map(Duration::from_secs)
     }
 }
@@ -252,7 +323,9 @@ mod tests {
         namespace.metadata.name = Some("team".into());
         namespace.metadata.deletion_timestamp = Some(ago(5));
         let finalizers = finalizers.iter().map(|finalizer| (*finalizer).to_owned()).collect();
-        namespace.spec = Some(NamespaceSpec { finalizers: Some(finalizers) });
+        namespace.spec = Some(NamespaceSpec {
+            finalizers: Some(finalizers),
+        });
         namespace
     }
 
@@ -263,9 +336,18 @@ mod tests {
 
     #[test]
     fn an_empty_namespace_loses_our_finalizer_only() {
-        let changes = plan(&namespace(&["example.com/hold", FINALIZER]), &Contents::default(), now());
-        let [Change::Status(_), Change::Finalize(finalized)] = &changes[..] else { panic!("{changes:?}") };
-        assert_eq!(finalized.spec.as_ref().unwrap().finalizers, Some(vec!["example.com/hold".into()]));
+        let changes = plan(
+            &namespace(&["example.com/hold", FINALIZER]),
+            &Contents::default(),
+            now(),
+        );
+        let [Change::Status(_), Change::Finalize(finalized)] = &changes[..] else {
+            panic!("{changes:?}")
+        };
+        assert_eq!(
+            finalized.spec.as_ref().unwrap().finalizers,
+            Some(vec!["example.com/hold".into()])
+        );
     }
 
     #[test]
@@ -277,15 +359,24 @@ mod tests {
             ..Default::default()
         };
         let changes = plan(&namespace(&[FINALIZER]), &contents, now());
-        let [Change::Status(shown), Change::LookAgain(wait)] = &changes[..] else { panic!("{changes:?}") };
+        let [Change::Status(shown), Change::LookAgain(wait)] = &changes[..] else {
+            panic!("{changes:?}")
+        };
         assert_eq!(*wait, Duration::from_secs(9));
         assert_eq!(shown.status.as_ref().unwrap().phase.as_deref(), Some("Terminating"));
         let remaining = of_kind(shown, "NamespaceContentRemaining");
-        assert_eq!((remaining.status.as_str(), remaining.reason.as_deref()), ("True", Some("SomeResourcesRemain")));
+        assert_eq!(
+            (remaining.status.as_str(), remaining.reason.as_deref()),
+            ("True", Some("SomeResourcesRemain"))
+        );
         let message = "Some resources are remaining: pods has 2 resource instances";
         assert_eq!(remaining.message.as_deref(), Some(message));
-        let message = "Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances";
-        assert_eq!(of_kind(shown, "NamespaceFinalizersRemaining").message.as_deref(), Some(message));
+        let message =
+            "Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances";
+        assert_eq!(
+            of_kind(shown, "NamespaceFinalizersRemaining").message.as_deref(),
+            Some(message)
+        );
 
         let again = plan(shown, &contents, Timestamp::now());
         assert_eq!(again, [Change::LookAgain(*wait)], "an unchanged state is written once");
@@ -293,7 +384,10 @@ mod tests {
 
     #[test]
     fn a_failure_keeps_the_namespace() {
-        let contents = Contents { failures: vec!["secrets: forbidden".into()], ..Default::default() };
+        let contents = Contents {
+            failures: vec!["secrets: forbidden".into()],
+            ..Default::default()
+        };
         let changes = plan(&namespace(&[FINALIZER]), &contents, now());
         assert!(!changes.iter().any(|change| matches!(change, Change::Finalize(_))));
     }

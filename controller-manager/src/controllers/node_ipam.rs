@@ -56,7 +56,9 @@ impl Pool {
                 IpAddr::from((u32::from(base) | offset).to_be_bytes())
             }
             IpAddr::V6(base) => {
-                let offset = u128::from(index).checked_shl(u32::from(128 - self.node_bits)).unwrap_or(0);
+                let offset = u128::from(index)
+                    .checked_shl(u32::from(128 - self.node_bits))
+                    .unwrap_or(0);
                 IpAddr::from((u128::from(base) | offset).to_be_bytes())
             }
         };
@@ -67,7 +69,10 @@ impl Pool {
     fn free(&self, taken: &[IpNet]) -> Option<IpNet> {
         let exact: BTreeSet<&IpNet> = taken.iter().collect();
         // Ranges of another size are an operator's or an older configuration's; they are few.
-        let odd: Vec<&&IpNet> = exact.iter().filter(|range| range.prefix_len() != self.node_bits).collect();
+        let odd: Vec<&&IpNet> = exact
+            .iter()
+            .filter(|range| range.prefix_len() != self.node_bits)
+            .collect();
         let overlaps = |left: &IpNet, right: &IpNet| left.contains(right) || right.contains(left);
         let mut ranges = (0..self.capacity()).filter_map(|index| self.range(index));
         ranges.find(|range| !exact.contains(range) && !odd.iter().any(|other| overlaps(range, other)))
@@ -77,7 +82,10 @@ impl Pool {
 /// What a node needs: a range of each pool, or the pool that has none left. `taken` has the ranges of every node.
 pub fn plan(pools: &[Pool], taken: &HashMap<String, Vec<IpNet>>) -> Result<Vec<IpNet>, Pool> {
     let taken: Vec<IpNet> = taken.values().flatten().copied().collect();
-    pools.iter().map(|pool| pool.free(&taken).ok_or_else(|| pool.clone())).collect()
+    pools
+        .iter()
+        .map(|pool| pool.free(&taken).ok_or_else(|| pool.clone()))
+        .collect()
 }
 
 impl std::fmt::Display for Pool {
@@ -97,7 +105,13 @@ pub fn start(setup: &mut Setup) {
     let pools = setup.config.pools.clone();
     // One worker: two nodes must not see the same range free.
     setup.run("node_ipam", queue, 1, move |caches| {
-        let allocator = Arc::new(Allocator { client, events, pools, nodes: caches.nodes, given: Mutex::default() });
+        let allocator = Arc::new(Allocator {
+            client,
+            events,
+            pools,
+            nodes: caches.nodes,
+            given: Mutex::default(),
+        });
         move |key| {
             let allocator = allocator.clone();
             async move { allocator.reconcile(key).await }
@@ -125,19 +139,32 @@ impl Allocator {
             return Ok(Action::Done);
         }
         let mut taken = self.given.lock().clone();
-        taken.extend(self.nodes.list().iter().map(|node| (node.name().to_owned(), ranges(node))).filter(|(_, ranges)| !ranges.is_empty()));
+        taken.extend(
+            self.nodes
+                .list()
+                .iter()
+                .map(|node| (node.name().to_owned(), ranges(node)))
+                .filter(|(_, ranges)| !ranges.is_empty()),
+        );
         if taken.contains_key(&key.name) {
             return Ok(Action::Done);
         }
         let given = plan(&self.pools, &taken).map_err(|pool| {
             let message = format!("Node {key} status is now: CIDRNotAvailable");
-            self.events.event(&*node, EventType::Normal, "CIDRNotAvailable", message);
+            self.events
+                .event(&*node, EventType::Normal, "CIDRNotAvailable", message);
             Error::Object(format!("no range is left for node {key} in {pool}"))
         })?;
         let text: Vec<String> = given.iter().map(ToString::to_string).collect();
-        let patch = Patch::Strategic(json!({"metadata": {"uid": node.uid()}, "spec": {"podCIDR": text.first(), "podCIDRs": text}}));
+        let patch = Patch::Strategic(
+            json!({"metadata": {"uid": node.uid()}, "spec": {"podCIDR": text.first(), "podCIDRs": text}}),
+        );
         let doing = format!("give node {key} range {}", text.join(", "));
-        self.client.api::<Node>().patch("", &key.name, "", &patch).await.map_err(Error::client(doing))?;
+        self.client
+            .api::<Node>()
+            .patch("", &key.name, "", &patch)
+            .await
+            .map_err(Error::client(doing))?;
         tracing::info!(node = %key, ranges = text.join(","), "node got its range of pod addresses");
         self.given.lock().insert(key.name, given);
         Ok(Action::Done)
@@ -160,7 +187,10 @@ mod tests {
     }
 
     fn taken(ranges: &[&str]) -> HashMap<String, Vec<IpNet>> {
-        ranges.iter().map(|range| ((*range).to_owned(), vec![range.parse().unwrap()])).collect()
+        ranges
+            .iter()
+            .map(|range| ((*range).to_owned(), vec![range.parse().unwrap()]))
+            .collect()
     }
 
     fn text(ranges: Vec<IpNet>) -> Vec<String> {
@@ -184,13 +214,19 @@ mod tests {
     #[test]
     fn two_families_give_two_ranges() {
         let pools = [pool("10.244.0.0/16", 24), pool("fd00:10::/48", 64)];
-        assert_eq!(text(plan(&pools, &taken(&["fd00:10::/64"])).unwrap()), ["10.244.0.0/24", "fd00:10:0:1::/64"]);
+        assert_eq!(
+            text(plan(&pools, &taken(&["fd00:10::/64"])).unwrap()),
+            ["10.244.0.0/24", "fd00:10:0:1::/64"]
+        );
     }
 
     #[test]
     fn a_full_pool_says_so() {
         let pools = [pool("10.244.0.0/23", 24)];
-        assert_eq!(plan(&pools, &taken(&["10.244.0.0/24", "10.244.1.0/24"])), Err(pools[0].clone()));
+        assert_eq!(
+            plan(&pools, &taken(&["10.244.0.0/24", "10.244.1.0/24"])),
+            Err(pools[0].clone())
+        );
     }
 
     #[test]

@@ -67,10 +67,16 @@ pub enum Change {
 pub fn plan(observed: Observed<'_>, now: Timestamp) -> Vec<Change> {
     let mut changes = Vec::new();
     let silence = elapsed(observed.heartbeat, now);
-    let shown = (silence >= observed.grace).then(|| silent(observed.node, now)).flatten();
+    let shown = (silence >= observed.grace)
+        .then(|| silent(observed.node, now))
+        .flatten();
     let node = shown.as_ref().unwrap_or(observed.node);
     let taints = taints(node, observed.all_silent, now);
-    let current = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
+    let current = node
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.taints.clone())
+        .unwrap_or_default();
     if !same_taints(&current, &taints) {
         changes.push(Change::Taints(taints));
     }
@@ -88,7 +94,12 @@ pub fn plan(observed: Observed<'_>, now: Timestamp) -> Vec<Change> {
 
 /// Condition `Ready` of a node, or another.
 pub fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a NodeCondition> {
-    node.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == kind)
+    node.status
+        .as_ref()?
+        .conditions
+        .as_ref()?
+        .iter()
+        .find(|condition| condition.type_ == kind)
 }
 
 /// Whether the node's kubelet says it is ready.
@@ -164,11 +175,18 @@ fn taints(node: &Node, all_silent: bool, now: Timestamp) -> Vec<Taint> {
         wanted.push((UNSCHEDULABLE, NO_SCHEDULE));
     }
     let current = spec.taints.unwrap_or_default();
-    let kept = current.into_iter().filter(|taint| !is_ours(taint) || wanted.contains(&(&*taint.key, &*taint.effect)));
+    let kept = current
+        .into_iter()
+        .filter(|taint| !is_ours(taint) || wanted.contains(&(&*taint.key, &*taint.effect)));
     let mut taints: Vec<_> = kept.collect();
     for (key, effect) in wanted {
         if !taints.iter().any(|taint| taint.key == key && taint.effect == effect) {
-            taints.push(Taint { key: key.into(), effect: effect.into(), value: None, time_added: Some(Time(now)) });
+            taints.push(Taint {
+                key: key.into(),
+                effect: effect.into(),
+                value: None,
+                time_added: Some(Time(now)),
+            });
         }
     }
     taints
@@ -187,7 +205,10 @@ fn is_ours(taint: &Taint) -> bool {
 
 fn same_taints(left: &[Taint], right: &[Taint]) -> bool {
     let names = |taints: &[Taint]| -> Vec<(String, String)> {
-        let mut names: Vec<_> = taints.iter().map(|taint| (taint.key.clone(), taint.effect.clone())).collect();
+        let mut names: Vec<_> = taints
+            .iter()
+            .map(|taint| (taint.key.clone(), taint.effect.clone()))
+            .collect();
         names.sort();
         names
     };
@@ -208,19 +229,32 @@ struct Beat {
 impl Heartbeats {
     /// Notes what a Lease says.
     fn lease(&self, lease: &Lease, now: Timestamp) {
-        let renewed = lease.spec.as_ref().and_then(|spec| spec.renew_time.as_ref()).map(|MicroTime(time)| *time);
-        self.beat(lease.name(), now, |beat| std::mem::replace(&mut beat.lease, renewed) != renewed);
+        let renewed = lease
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.renew_time.as_ref())
+            .map(|MicroTime(time)| *time);
+        self.beat(lease.name(), now, |beat| {
+            std::mem::replace(&mut beat.lease, renewed) != renewed
+        });
     }
 
     /// Notes what a node's status says. Conditions that this process wrote leave the heartbeat times as they were.
     fn status(&self, node: &Node, now: Timestamp) {
-        let reported = condition(node, "Ready").and_then(|ready| ready.last_heartbeat_time.as_ref()).map(|time| time.0);
-        self.beat(node.name(), now, |beat| std::mem::replace(&mut beat.status, reported) != reported);
+        let reported = condition(node, "Ready")
+            .and_then(|ready| ready.last_heartbeat_time.as_ref())
+            .map(|time| time.0);
+        self.beat(node.name(), now, |beat| {
+            std::mem::replace(&mut beat.status, reported) != reported
+        });
     }
 
     fn beat(&self, node: &str, now: Timestamp, changes: impl FnOnce(&mut Beat) -> bool) {
         let mut beats = self.0.lock();
-        let beat = beats.entry(node.to_owned()).or_insert_with(|| Beat { seen: now, ..Default::default() });
+        let beat = beats.entry(node.to_owned()).or_insert_with(|| Beat {
+            seen: now,
+            ..Default::default()
+        });
         if changes(beat) {
             beat.seen = now;
         }
@@ -247,12 +281,23 @@ pub fn start(setup: &mut Setup) {
         }
     });
     let (waking, beats, nodes) = (queue.clone(), heartbeats.clone(), setup.informers.nodes.late());
-    setup.informers.nodes.on_event(move |event| wake(event, &beats, &nodes, &waking));
+    setup
+        .informers
+        .nodes
+        .on_event(move |event| wake(event, &beats, &nodes, &waking));
     let (client, events) = (setup.client.clone(), setup.events("node-controller"));
     let grace = setup.config.node_monitor_grace_period;
     setup.run("node_lifecycle_controller", queue, 8, move |caches| {
         let (nodes, pods) = (caches.nodes, caches.pods);
-        let lifecycle = Arc::new(Lifecycle { client, events, nodes, pods, heartbeats, grace, unready: Mutex::default() });
+        let lifecycle = Arc::new(Lifecycle {
+            client,
+            events,
+            nodes,
+            pods,
+            heartbeats,
+            grace,
+            unready: Mutex::default(),
+        });
         move |key| {
             let lifecycle = lifecycle.clone();
             async move { lifecycle.reconcile(key).await }
@@ -294,9 +339,18 @@ impl Lifecycle {
         let now = Timestamp::now();
         let heartbeat = self.heartbeats.last(&key.name, now);
         let alive = elapsed(heartbeat, now) < self.grace;
-        let others_ready = self.nodes.list().iter().any(|other| other.name() != key.name && is_ready(other));
-        let all_silent = !others_ready && !(alive && is_ready(&node));
-        let observed = Observed { node: &node, heartbeat, grace: self.grace, all_silent };
+        let others_ready = self
+            .nodes
+            .list()
+            .iter()
+            .any(|other| other.name() != key.name && is_ready(other));
+        let all_silent = !(others_ready || alive && is_ready(&node));
+        let observed = Observed {
+            node: &node,
+            heartbeat,
+            grace: self.grace,
+            all_silent,
+        };
         if is_ready(&node) && alive {
             self.unready.lock().remove(&key.name);
         }
@@ -308,7 +362,11 @@ impl Lifecycle {
                 Change::Status(mut shown) => {
                     shown.metadata.resource_version = version.take().or(shown.metadata.resource_version);
                     let doing = format!("mark node {key} as silent");
-                    self.client.api::<Node>().update_status(&shown).await.map_err(Error::client(doing))?;
+                    self.client
+                        .api::<Node>()
+                        .update_status(&shown)
+                        .await
+                        .map_err(Error::client(doing))?;
                     let message = format!("Node {key} status is now: NodeNotReady");
                     self.events.event(&*node, EventType::Normal, "NodeNotReady", message);
                     tracing::warn!(node = %key, "node is silent, its conditions are unknown from now on");
@@ -325,9 +383,15 @@ impl Lifecycle {
             .iter()
             .map(|taint| json!({"key": taint.key, "value": taint.value, "effect": taint.effect, "timeAdded": taint.time_added.as_ref().map(|time| format!("{:.0}", time.0))}))
             .collect();
-        let patch = Patch::Merge(json!({"metadata": {"resourceVersion": node.resource_version()}, "spec": {"taints": taints}}));
+        let patch =
+            Patch::Merge(json!({"metadata": {"resourceVersion": node.resource_version()}, "spec": {"taints": taints}}));
         let doing = format!("taint node {}", node.name());
-        let patched = self.client.api::<Node>().patch("", node.name(), "", &patch).await.map_err(Error::client(doing))?;
+        let patched = self
+            .client
+            .api::<Node>()
+            .patch("", node.name(), "", &patch)
+            .await
+            .map_err(Error::client(doing))?;
         Ok(patched.resource_version().to_owned())
     }
 
@@ -342,13 +406,19 @@ impl Lifecycle {
             return Ok(());
         }
         let outcomes = self.client.api::<Pod>().update_statuses(&marked).await;
-        let outcomes = outcomes.map_err(Error::client(format!("mark the pods of node {} as not ready", node.name())))?;
+        let outcomes = outcomes.map_err(Error::client(format!(
+            "mark the pods of node {} as not ready",
+            node.name()
+        )))?;
         for (pod, outcome) in marked.iter().zip(outcomes) {
-            self.events.event(pod, EventType::Warning, "NodeNotReady", "Node is not ready");
+            self.events
+                .event(pod, EventType::Warning, "NodeNotReady", "Node is not ready");
             if let Err(error) = outcome
                 && !error.is_not_found()
             {
-                return Err(Error::client(format!("mark pod {} as not ready", pod.key()))(error.into()));
+                return Err(Error::client(format!("mark pod {} as not ready", pod.key()))(
+                    error.into(),
+                ));
             }
         }
         Ok(())
@@ -365,50 +435,93 @@ mod tests {
     fn node(ready: &str) -> Node {
         let mut node = Node::default();
         node.metadata.name = Some("n1".into());
-        let conditions = vec![NodeCondition { type_: "Ready".into(), status: ready.into(), ..Default::default() }];
-        node.status = Some(NodeStatus { conditions: Some(conditions), ..Default::default() });
+        let conditions = vec![NodeCondition {
+            type_: "Ready".into(),
+            status: ready.into(),
+            ..Default::default()
+        }];
+        node.status = Some(NodeStatus {
+            conditions: Some(conditions),
+            ..Default::default()
+        });
         node
     }
 
     fn tainted(mut node: Node, taints: &[(&str, &str)]) -> Node {
-        let taint = |(key, effect): &(&str, &str)| Taint { key: (*key).into(), effect: (*effect).into(), ..Default::default() };
-        node.spec = Some(NodeSpec { taints: Some(taints.iter().map(taint).collect()), ..Default::default() });
+        let taint = |(key, effect): &(&str, &str)| Taint {
+            key: (*key).into(),
+            effect: (*effect).into(),
+            ..Default::default()
+        };
+        node.spec = Some(NodeSpec {
+            taints: Some(taints.iter().map(taint).collect()),
+            ..Default::default()
+        });
         node
     }
 
     fn planned(node: &Node, silence: i64, all_silent: bool) -> Vec<Change> {
-        let observed = Observed { node, heartbeat: ago(silence).0, grace: Duration::from_secs(40), all_silent };
+        let observed = Observed {
+            node,
+            heartbeat: ago(silence).0,
+            grace: Duration::from_secs(40),
+            all_silent,
+        };
         plan(observed, now())
     }
 
     /// `key:effect` of the taints that a change writes.
     fn written(changes: &[Change]) -> Option<Vec<String>> {
         changes.iter().find_map(|change| match change {
-            Change::Taints(taints) => {
-                Some(taints.iter().map(|taint| format!("{}:{}", taint.key.trim_start_matches("node.kubernetes.io/"), taint.effect)).collect())
-            }
+            Change::Taints(taints) => Some(
+                taints
+                    .iter()
+                    .map(|taint| {
+                        format!(
+                            "{}:{}",
+                            taint.key.trim_start_matches("node.kubernetes.io/"),
+                            taint.effect
+                        )
+                    })
+                    .collect(),
+            ),
             _ => None,
         })
     }
 
     #[test]
     fn a_node_that_reports_is_looked_at_when_its_grace_ends() {
-        assert_eq!(planned(&node("True"), 15, false), [Change::LookAgain(Duration::from_secs(25))]);
+        assert_eq!(
+            planned(&node("True"), 15, false),
+            [Change::LookAgain(Duration::from_secs(25))]
+        );
     }
 
     #[test]
     fn a_silent_node_becomes_unknown_and_unreachable() {
         let changes = planned(&node("True"), 40, false);
-        let [Change::Taints(_), Change::PodsNotReady, Change::Status(shown)] = &changes[..] else { panic!("{changes:?}") };
-        assert_eq!(written(&changes).unwrap(), ["unreachable:NoSchedule", "unreachable:NoExecute"]);
+        let [Change::Taints(_), Change::PodsNotReady, Change::Status(shown)] = &changes[..] else {
+            panic!("{changes:?}")
+        };
+        assert_eq!(
+            written(&changes).unwrap(),
+            ["unreachable:NoSchedule", "unreachable:NoExecute"]
+        );
         let ready = condition(shown, "Ready").unwrap();
-        assert_eq!((ready.status.as_str(), ready.reason.as_deref()), ("Unknown", Some("NodeStatusUnknown")));
+        assert_eq!(
+            (ready.status.as_str(), ready.reason.as_deref()),
+            ("Unknown", Some("NodeStatusUnknown"))
+        );
         let memory = condition(shown, "MemoryPressure").unwrap();
         assert_eq!(memory.reason.as_deref(), Some("NodeStatusNeverUpdated"));
 
         let mut after = (**shown).clone();
         after.spec = tainted(node("True"), &[(UNREACHABLE, NO_SCHEDULE), (UNREACHABLE, NO_EXECUTE)]).spec;
-        assert_eq!(planned(&after, 41, false), [Change::PodsNotReady], "what is said is said once");
+        assert_eq!(
+            planned(&after, 41, false),
+            [Change::PodsNotReady],
+            "what is said is said once"
+        );
     }
 
     #[test]
@@ -416,7 +529,11 @@ mod tests {
         let other = ("example.com/gpu", NO_SCHEDULE);
         let pressed = |mut node: Node| {
             let conditions = node.status.as_mut().unwrap().conditions.as_mut().unwrap();
-            conditions.push(NodeCondition { type_: "DiskPressure".into(), status: "True".into(), ..Default::default() });
+            conditions.push(NodeCondition {
+                type_: "DiskPressure".into(),
+                status: "True".into(),
+                ..Default::default()
+            });
             node
         };
         let cordoned = |mut node: Node| {
@@ -424,8 +541,21 @@ mod tests {
             node
         };
         let cases = [
-            (tainted(node("True"), &[other, (NOT_READY, NO_SCHEDULE), (NOT_READY, NO_EXECUTE)]), Some(vec!["example.com/gpu:NoSchedule"])),
-            (tainted(node("False"), &[other]), Some(vec!["example.com/gpu:NoSchedule", "not-ready:NoSchedule", "not-ready:NoExecute"])),
+            (
+                tainted(
+                    node("True"),
+                    &[other, (NOT_READY, NO_SCHEDULE), (NOT_READY, NO_EXECUTE)],
+                ),
+                Some(vec!["example.com/gpu:NoSchedule"]),
+            ),
+            (
+                tainted(node("False"), &[other]),
+                Some(vec![
+                    "example.com/gpu:NoSchedule",
+                    "not-ready:NoSchedule",
+                    "not-ready:NoExecute",
+                ]),
+            ),
             (pressed(node("True")), Some(vec!["disk-pressure:NoSchedule"])),
             (cordoned(node("True")), Some(vec!["unschedulable:NoSchedule"])),
             (tainted(node("True"), &[other]), None),
@@ -440,9 +570,18 @@ mod tests {
 
     #[test]
     fn when_every_node_is_silent_none_is_emptied() {
-        assert_eq!(written(&planned(&node("True"), 50, true)).unwrap(), ["unreachable:NoSchedule"]);
-        let emptied = tainted(node("Unknown"), &[(UNREACHABLE, NO_SCHEDULE), (UNREACHABLE, NO_EXECUTE)]);
-        assert_eq!(written(&planned(&emptied, 50, true)).unwrap(), ["unreachable:NoSchedule"]);
+        assert_eq!(
+            written(&planned(&node("True"), 50, true)).unwrap(),
+            ["unreachable:NoSchedule"]
+        );
+        let emptied = tainted(
+            node("Unknown"),
+            &[(UNREACHABLE, NO_SCHEDULE), (UNREACHABLE, NO_EXECUTE)],
+        );
+        assert_eq!(
+            written(&planned(&emptied, 50, true)).unwrap(),
+            ["unreachable:NoSchedule"]
+        );
     }
 
     #[test]

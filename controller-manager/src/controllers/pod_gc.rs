@@ -47,7 +47,12 @@ pub struct Change {
 }
 
 /// The pods to remove. `missing` are the names of nodes known not to exist; at most `threshold` ended pods stay, all if it is 0.
-pub fn plan(pods: &[Arc<Pod>], nodes: &HashMap<String, Arc<Node>>, missing: &HashSet<String>, threshold: usize) -> Vec<Change> {
+pub fn plan(
+    pods: &[Arc<Pod>],
+    nodes: &HashMap<String, Arc<Node>>,
+    missing: &HashSet<String>,
+    threshold: usize,
+) -> Vec<Change> {
     let mut changes = Vec::new();
     let mut ended = Vec::new();
     for pod in pods {
@@ -55,11 +60,16 @@ pub fn plan(pods: &[Arc<Pod>], nodes: &HashMap<String, Arc<Node>>, missing: &Has
         let reason = match () {
             () if pod.is_deleting() && node.is_empty() => Some(Reason::Unscheduled),
             () if missing.contains(node) => Some(Reason::Orphaned),
-            () if pod.is_deleting() && nodes.get(node).is_some_and(|node| is_out_of_service(node)) => Some(Reason::OutOfService),
+            () if pod.is_deleting() && nodes.get(node).is_some_and(|node| is_out_of_service(node)) => {
+                Some(Reason::OutOfService)
+            }
             () => None,
         };
         match reason {
-            Some(reason) => changes.push(Change { pod: pod.clone(), reason }),
+            Some(reason) => changes.push(Change {
+                pod: pod.clone(),
+                reason,
+            }),
             None if pods::is_terminated(pod) && !pod.is_deleting() => ended.push(pod),
             None => {}
         }
@@ -67,7 +77,10 @@ pub fn plan(pods: &[Arc<Pod>], nodes: &HashMap<String, Arc<Node>>, missing: &Has
     if threshold > 0 && ended.len() > threshold {
         ended.sort_by_key(|pod| (pod.metadata.creation_timestamp.as_ref().map(|time| time.0), pod.key()));
         let surplus = ended.len() - threshold;
-        changes.extend(ended.into_iter().take(surplus).map(|pod| Change { pod: pod.clone(), reason: Reason::Terminated }));
+        changes.extend(ended.into_iter().take(surplus).map(|pod| Change {
+            pod: pod.clone(),
+            reason: Reason::Terminated,
+        }));
     }
     changes
 }
@@ -82,7 +95,13 @@ pub fn start(setup: &mut Setup) {
     let (client, shutdown) = (setup.client.clone(), setup.shutdown.clone());
     let threshold = setup.config.terminated_pod_gc_threshold;
     setup.task(move |caches| async move {
-        let mut collector = Collector { client, pods: caches.pods, nodes: caches.nodes, threshold, missing: HashMap::new() };
+        let mut collector = Collector {
+            client,
+            pods: caches.pods,
+            nodes: caches.nodes,
+            threshold,
+            missing: HashMap::new(),
+        };
         while shutdown.run_until(tokio::time::sleep(PERIOD)).await.is_some() {
             collector.collect(Timestamp::now()).await;
         }
@@ -101,11 +120,19 @@ struct Collector {
 impl Collector {
     async fn collect(&mut self, now: Timestamp) {
         let pods = self.pods.list();
-        let nodes: HashMap<_, _> = self.nodes.list().into_iter().map(|node| (node.name().to_owned(), node)).collect();
+        let nodes: HashMap<_, _> = self
+            .nodes
+            .list()
+            .into_iter()
+            .map(|node| (node.name().to_owned(), node))
+            .collect();
         let missing = self.missing(&pods, now).await;
         for change in plan(&pods, &nodes, &missing, self.threshold) {
             if let Err(error) = self.remove(&change).await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "pod stays until the next round");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "pod stays until the next round"
+                );
             }
         }
     }
@@ -113,7 +140,9 @@ impl Collector {
     /// The nodes that have been missing for long enough and are not there when the API server is asked.
     async fn missing(&mut self, pods: &[Arc<Pod>], now: Timestamp) -> HashSet<String> {
         let named = pods.iter().map(|pod| pods::node(pod)).filter(|node| !node.is_empty());
-        let absent: HashSet<&str> = named.filter(|node| self.nodes.get(&ObjectKey::new("", *node)).is_none()).collect();
+        let absent: HashSet<&str> = named
+            .filter(|node| self.nodes.get(&ObjectKey::new("", *node)).is_none())
+            .collect();
         self.missing.retain(|node, _| absent.contains(node.as_str()));
         for node in absent {
             self.missing.entry(node.to_owned()).or_insert(now);
@@ -121,7 +150,14 @@ impl Collector {
         let mut confirmed = HashSet::new();
         for (node, since) in &self.missing {
             let asked = elapsed(*since, now) >= QUARANTINE;
-            if asked && self.client.api::<Node>().get("", node).await.is_err_and(|error| error.is_not_found()) {
+            if asked
+                && self
+                    .client
+                    .api::<Node>()
+                    .get("", node)
+                    .await
+                    .is_err_and(|error| error.is_not_found())
+            {
                 confirmed.insert(node.clone());
             }
         }
@@ -135,7 +171,11 @@ impl Collector {
             Reason::OutOfService => Some("PodGC: node was declared out of service"),
         };
         let ended = !pods::is_terminated(&change.pod);
-        let disruption = message.map(|message| Disruption { reason: "DeletionByPodGC", message, ended });
+        let disruption = message.map(|message| Disruption {
+            reason: "DeletionByPodGC",
+            message,
+            ended,
+        });
         tracing::info!(pod = %change.pod.key(), reason = ?change.reason, "removing pod");
         disrupt::delete(&self.client, &change.pod, disruption, &DeleteParams::now()).await
     }
@@ -152,13 +192,23 @@ mod tests {
         let mut broken = Node::default();
         broken.metadata.name = Some("broken".into());
         broken.spec = Some(NodeSpec {
-            taints: Some(vec![Taint { key: OUT_OF_SERVICE.into(), effect: "NoExecute".into(), ..Default::default() }]),
+            taints: Some(vec![Taint {
+                key: OUT_OF_SERVICE.into(),
+                effect: "NoExecute".into(),
+                ..Default::default()
+            }]),
             ..Default::default()
         });
-        let nodes = HashMap::from([("broken".to_owned(), Arc::new(broken)), ("n1".to_owned(), Arc::default())]);
+        let nodes = HashMap::from([
+            ("broken".to_owned(), Arc::new(broken)),
+            ("n1".to_owned(), Arc::default()),
+        ]);
         let pods: Vec<_> = pods.into_iter().map(Arc::new).collect();
         let changes = plan(&pods, &nodes, &HashSet::from(["gone".to_owned()]), threshold);
-        changes.into_iter().map(|change| (change.pod.name().to_owned(), change.reason)).collect()
+        changes
+            .into_iter()
+            .map(|change| (change.pod.name().to_owned(), change.reason))
+            .collect()
     }
 
     #[test]
@@ -189,7 +239,13 @@ mod tests {
             pod
         };
         let pods = vec![ended("b", 20), ended("c", 10), ended("a", 30)];
-        assert_eq!(removed(pods.clone(), 1), [("a".to_owned(), Reason::Terminated), ("b".to_owned(), Reason::Terminated)]);
+        assert_eq!(
+            removed(pods.clone(), 1),
+            [
+                ("a".to_owned(), Reason::Terminated),
+                ("b".to_owned(), Reason::Terminated)
+            ]
+        );
         assert_eq!(removed(pods.clone(), 3), []);
         assert_eq!(removed(pods, 0), [], "0 keeps all");
     }

@@ -102,14 +102,22 @@ fn status(view: &View, owned: &[Arc<Pod>], active: &[Arc<Pod>], now: Timestamp) 
     let mut wait: Option<Duration> = None;
     let mut status = Status {
         replicas: count(active.len()),
-        terminating: count(owned.iter().filter(|pod| pod.is_deleting() && !pods::is_terminated(pod)).count()),
+        terminating: count(
+            owned
+                .iter()
+                .filter(|pod| pod.is_deleting() && !pods::is_terminated(pod))
+                .count(),
+        ),
         observed_generation: view.generation,
         failure: view.status.failure.clone(),
         ..Default::default()
     };
     for pod in active {
         let labels = pod.labels();
-        let labeled = view.template_labels.iter().all(|(key, value)| labels.get(key) == Some(value));
+        let labeled = view
+            .template_labels
+            .iter()
+            .all(|(key, value)| labels.get(key) == Some(value));
         status.fully_labeled += i32::from(labeled);
         match pods::availability(pod, view.min_ready_seconds, now) {
             Availability::Unready => continue,
@@ -146,7 +154,9 @@ struct Worth {
 impl Worth {
     fn of(pod: &Pod, crowd: &HashMap<&str, usize>, now: Timestamp) -> Worth {
         let ready = pods::condition(pod, "Ready").filter(|ready| ready.status == "True");
-        let since = ready.and_then(|ready| ready.last_transition_time.as_ref()).map(|time| time.0);
+        let since = ready
+            .and_then(|ready| ready.last_transition_time.as_ref())
+            .map(|time| time.0);
         Worth {
             assigned: !pods::node(pod).is_empty(),
             phase: match pods::phase(pod) {
@@ -159,7 +169,11 @@ impl Worth {
             crowd: Reverse(crowd.get(pods::node(pod)).copied().unwrap_or(0)),
             ready_for: since.map_or(0, |since| magnitude(since, now)),
             restarts: Reverse(pods::max_restarts(pod)),
-            age: pod.metadata.creation_timestamp.as_ref().map_or(0, |created| magnitude(created.0, now)),
+            age: pod
+                .metadata
+                .creation_timestamp
+                .as_ref()
+                .map_or(0, |created| magnitude(created.0, now)),
             uid: pod.uid().to_owned(),
         }
     }
@@ -173,7 +187,10 @@ fn deletion_cost(pod: &Pod) -> i32 {
 
 /// The binary logarithm of an age: small differences do not single out a pod.
 fn magnitude(since: Timestamp, now: Timestamp) -> u32 {
-    pods::elapsed(since, now).as_nanos().checked_ilog2().map_or(0, |log| log + 1)
+    pods::elapsed(since, now)
+        .as_nanos()
+        .checked_ilog2()
+        .map_or(0, |log| log + 1)
 }
 
 fn first_to_go(active: &[Arc<Pod>], related: &[Arc<Pod>], surplus: usize, now: Timestamp) -> Vec<Arc<Pod>> {
@@ -219,8 +236,13 @@ mod tests {
         let pods = vec![pod("a", "Running"), pod("b", "Failed"), deleting(pod("c", "Running"))];
         let changes = planned(&view(3), pods);
         assert_eq!(changes[0], Change::Create(2));
-        let expected =
-            Status { replicas: 1, fully_labeled: 1, terminating: 1, observed_generation: 3, ..Default::default() };
+        let expected = Status {
+            replicas: 1,
+            fully_labeled: 1,
+            terminating: 1,
+            observed_generation: 3,
+            ..Default::default()
+        };
         assert_eq!(changes[1], Change::Status(expected));
     }
 
@@ -232,23 +254,50 @@ mod tests {
     #[test]
     fn a_count_that_fits_changes_the_status_only() {
         let changes = planned(&view(1), vec![with_ready(pod("a", "Running"), true, 5)]);
-        assert!(matches!(&changes[..], [Change::Status(Status { ready: 1, available: 1, replicas: 1, .. })]));
+        assert!(matches!(
+            &changes[..],
+            [Change::Status(Status {
+                ready: 1,
+                available: 1,
+                replicas: 1,
+                ..
+            })]
+        ));
     }
 
     #[test]
     fn an_object_on_its_way_out_creates_nothing() {
-        let changes = planned(&View { deleting: true, ..view(3) }, vec![]);
+        let changes = planned(
+            &View {
+                deleting: true,
+                ..view(3)
+            },
+            vec![],
+        );
         assert!(matches!(changes[..], [Change::Status(_)]));
     }
 
     #[test]
     fn a_pod_becomes_available_after_its_minimum() {
-        let view = View { min_ready_seconds: 10, ..view(2) };
+        let view = View {
+            min_ready_seconds: 10,
+            ..view(2)
+        };
         let changes = planned(
             &view,
-            vec![with_ready(pod("a", "Running"), true, 4), with_ready(pod("b", "Running"), true, 3)],
+            vec![
+                with_ready(pod("a", "Running"), true, 4),
+                with_ready(pod("b", "Running"), true, 3),
+            ],
         );
-        assert!(matches!(changes[0], Change::Status(Status { ready: 2, available: 0, .. })));
+        assert!(matches!(
+            changes[0],
+            Change::Status(Status {
+                ready: 2,
+                available: 0,
+                ..
+            })
+        ));
         assert_eq!(changes[1], Change::LookAgain(Duration::from_secs(6)));
     }
 
@@ -256,7 +305,8 @@ mod tests {
     fn the_least_worth_goes_first() {
         let ready = |name: &str, node: &str| on_node(with_ready(pod(name, "Running"), true, 500), node);
         let cost = |mut pod: Pod, cost: &str| {
-            pod.metadata.annotations = Some([("controller.kubernetes.io/pod-deletion-cost".into(), cost.into())].into());
+            pod.metadata.annotations =
+                Some([("controller.kubernetes.io/pod-deletion-cost".into(), cost.into())].into());
             pod
         };
         let young = |mut pod: Pod| {
@@ -267,9 +317,24 @@ mod tests {
         let cases = [
             ("unassigned", [ready("keep", "n1"), pod("go", "Running")]),
             ("pending", [ready("keep", "n1"), on_node(pod("go", "Pending"), "n2")]),
-            ("unready", [ready("keep", "n1"), on_node(with_ready(pod("go", "Running"), false, 9), "n2")]),
-            ("cheap", [cost(ready("keep", "n1"), "10"), cost(ready("go", "n2"), "-1")]),
-            ("ready for a short time", [ready("keep", "n1"), on_node(with_ready(pod("go", "Running"), true, 1), "n2")]),
+            (
+                "unready",
+                [
+                    ready("keep", "n1"),
+                    on_node(with_ready(pod("go", "Running"), false, 9), "n2"),
+                ],
+            ),
+            (
+                "cheap",
+                [cost(ready("keep", "n1"), "10"), cost(ready("go", "n2"), "-1")],
+            ),
+            (
+                "ready for a short time",
+                [
+                    ready("keep", "n1"),
+                    on_node(with_ready(pod("go", "Running"), true, 1), "n2"),
+                ],
+            ),
             ("young", [ready("keep", "n1"), young(ready("go", "n2"))]),
         ];
         for (case, pods) in cases {

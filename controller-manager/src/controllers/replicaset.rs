@@ -4,9 +4,11 @@
 use std::sync::Arc;
 
 use api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
-use api::core::v1::{Pod, PodTemplateSpec, ReplicationController, ReplicationControllerCondition, ReplicationControllerStatus};
+use api::core::v1::{
+    Pod, PodTemplateSpec, ReplicationController, ReplicationControllerCondition, ReplicationControllerStatus,
+};
 use api::labels::Selector;
-use api::meta::{LabelSelector, Time};
+use api::meta::Time;
 use api::{Object, ObjectKey};
 use client::{Cache, Client, DeleteParams, Event, EventRecorder, EventType};
 use controller::{Action, Error, Queue, Writes, slow_start};
@@ -40,9 +42,9 @@ pub trait Replicated: Object {
 
 const REPLICA_FAILURE: &str = "ReplicaFailure";
 
-/// The two kinds differ in the names of their types only.
+/// The two kinds differ in the names of their types and in one count that the older has not.
 macro_rules! replicated {
-    ($kind:ident, $status:ident, $condition:ident, $field:ident, $queue:literal, $component:literal, $selector:expr, $terminating:expr, $set_terminating:expr) => {
+    ($kind:ident, $status:ident, $condition:ident, $field:ident, $queue:literal, $component:literal, $selector:expr $(, $terminating:ident)?) => {
         impl Replicated for $kind {
             const QUEUE: &'static str = $queue;
             const COMPONENT: &'static str = $component;
@@ -58,7 +60,11 @@ macro_rules! replicated {
             fn view(&self) -> View {
                 let spec = self.spec.clone().unwrap_or_default();
                 let status = self.status.clone().unwrap_or_default();
-                let failure = status.conditions.iter().flatten().find(|condition| condition.type_ == REPLICA_FAILURE);
+                let failure = status
+                    .conditions
+                    .iter()
+                    .flatten()
+                    .find(|condition| condition.type_ == REPLICA_FAILURE);
                 let template = spec.template.and_then(|template| template.metadata);
                 View {
                     desired: spec.replicas.unwrap_or(1),
@@ -71,12 +77,15 @@ macro_rules! replicated {
                         fully_labeled: status.fully_labeled_replicas.unwrap_or(0),
                         ready: status.ready_replicas.unwrap_or(0),
                         available: status.available_replicas.unwrap_or(0),
-                        terminating: $terminating(&status),
+                        terminating: 0 $(+ status.$terminating.unwrap_or(0))?,
                         observed_generation: status.observed_generation.unwrap_or(0),
                         failure: failure.map(|condition| Failure {
                             reason: condition.reason.clone().unwrap_or_default(),
                             message: condition.message.clone().unwrap_or_default(),
-                            since: condition.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+                            since: condition
+                                .last_transition_time
+                                .as_ref()
+                                .map_or(Timestamp::UNIX_EPOCH, |time| time.0),
                         }),
                     },
                 }
@@ -101,38 +110,50 @@ macro_rules! replicated {
                     message: Some(failure.message),
                     last_transition_time: Some(Time(failure.since)),
                 }));
-                let mut written = $status {
+                let written = $status {
                     replicas: status.replicas,
                     fully_labeled_replicas: Some(status.fully_labeled),
                     ready_replicas: Some(status.ready),
                     available_replicas: Some(status.available),
                     observed_generation: Some(status.observed_generation),
                     conditions: Some(conditions).filter(|conditions| !conditions.is_empty()),
-                    ..Default::default()
+                    $($terminating: Some(status.terminating),)?
                 };
-                $set_terminating(&mut written, status.terminating);
-                Self { status: Some(written), ..self.clone() }
+                Self {
+                    status: Some(written),
+                    ..self.clone()
+                }
             }
         }
     };
 }
 
 replicated!(
-    ReplicaSet, ReplicaSetStatus, ReplicaSetCondition, replica_sets, "replicaset", "replicaset-controller",
+    ReplicaSet,
+    ReplicaSetStatus,
+    ReplicaSetCondition,
+    replica_sets,
+    "replicaset",
+    "replicaset-controller",
     |set: &ReplicaSet| Selector::from_label_selector(&set.spec.as_ref()?.selector).ok(),
-    |status: &ReplicaSetStatus| status.terminating_replicas.unwrap_or(0),
-    |status: &mut ReplicaSetStatus, count| status.terminating_replicas = Some(count)
+    terminating_replicas
 );
 replicated!(
-    ReplicationController, ReplicationControllerStatus, ReplicationControllerCondition, replication_controllers,
-    "replicationmanager", "replication-controller",
+    ReplicationController,
+    ReplicationControllerStatus,
+    ReplicationControllerCondition,
+    replication_controllers,
+    "replicationmanager",
+    "replication-controller",
     |rc: &ReplicationController| {
-        let labels = rc.spec.as_ref()?.selector.clone().filter(|labels| !labels.is_empty())?;
-        Selector::from_label_selector(&LabelSelector { match_labels: Some(labels), ..Default::default() }).ok()
-    },
-    // Its status has no such count.
-    |_: &ReplicationControllerStatus| 0,
-    |_: &mut ReplicationControllerStatus, _| ()
+        let labels = rc
+            .spec
+            .as_ref()?
+            .selector
+            .as_ref()
+            .filter(|labels| !labels.is_empty())?;
+        Some(Selector::from_map(labels))
+    }
 );
 
 /// Adds the controller of one of the kinds.
@@ -141,7 +162,10 @@ pub fn start<K: Replicated>(setup: &mut Setup, workers: usize) {
     K::shared(&mut setup.informers).on_event(enqueue(&queue));
     let owners = K::shared(&mut setup.informers).late();
     let waking = queue.clone();
-    setup.informers.pods.on_event(move |event| wake_owners(event, &owners, &waking));
+    setup
+        .informers
+        .pods
+        .on_event(move |event| wake_owners(event, &owners, &waking));
     let (client, events) = (setup.client.clone(), setup.events(K::COMPONENT));
     setup.run(K::QUEUE, queue, workers, move |caches| {
         let replicas = Arc::new(Replicas::<K> {
@@ -161,13 +185,20 @@ pub fn start<K: Replicated>(setup: &mut Setup, workers: usize) {
 /// A change of a pod concerns its controller before and after, and for an orphan everyone who may adopt it.
 fn wake_owners<K: Replicated>(event: &Event<Pod>, owners: &Late<K>, queue: &Queue<ObjectKey>) {
     let pod = event.object();
-    let references = [Some(pod), event.previous()].into_iter().flatten().filter_map(|pod| pod.controller());
-    for reference in references.filter(|reference| reference.kind == K::KIND && reference.api_version == K::API_VERSION) {
+    let references = [Some(pod), event.previous()]
+        .into_iter()
+        .flatten()
+        .filter_map(|pod| pod.controller());
+    for reference in references.filter(|reference| reference.kind == K::KIND && reference.api_version == K::API_VERSION)
+    {
         queue.add(ObjectKey::new(pod.namespace(), &*reference.name));
     }
     if pod.controller().is_none() && !pod.is_deleting() && !matches!(event, Event::Deleted(_)) {
         let candidates = owners.by_index(NAMESPACE, pod.namespace());
-        for owner in candidates.iter().filter(|owner| owner.selector().is_some_and(|selector| selector.matches(pod.labels()))) {
+        for owner in candidates
+            .iter()
+            .filter(|owner| owner.selector().is_some_and(|selector| selector.matches(pod.labels())))
+        {
             queue.add(owner.key());
         }
     }
@@ -187,19 +218,29 @@ impl<K: Replicated> Replicas<K> {
             self.writes.forget(&key);
             return Ok(Action::Done);
         };
-        let Some(selector) = object.selector() else { return Ok(Action::Done) };
+        let Some(selector) = object.selector() else {
+            return Ok(Action::Done);
+        };
         // Read before the pods: what they show is at least this.
         let revision = self.pods.revision();
         let mut candidates = self.pods.by_index(OWNER, object.uid());
         candidates.extend(self.pods.by_index(OWNER, &ownership::orphans(&key.namespace)));
         let mut claims = ownership::claim(&*object, &selector, candidates);
-        let active = claims.owned.iter().filter(|pod| pods::is_active(pod)).map(|pod| pod.uid());
+        let active = claims
+            .owned
+            .iter()
+            .filter(|pod| pods::is_active(pod))
+            .map(|pod| pod.uid());
         if !self.writes.visible(&key, revision, active) {
             // The event that shows our write wakes the key.
             return Ok(Action::Done);
         }
         self.settle_claims(&object, &mut claims).await?;
-        let mut related: Vec<Arc<Pod>> = self.siblings(&object).iter().flat_map(|set| self.pods.by_index(OWNER, set.uid())).collect();
+        let mut related: Vec<Arc<Pod>> = self
+            .siblings(&object)
+            .iter()
+            .flat_map(|set| self.pods.by_index(OWNER, set.uid()))
+            .collect();
         related.retain(|pod| pods::is_active(pod));
         let changes = plan(&object.view(), &claims.owned, &related, Timestamp::now());
         self.apply(&object, changes).await
@@ -245,7 +286,11 @@ impl<K: Replicated> Replicas<K> {
                     let written = object.with_status(status);
                     if !semantic::equal(object, &written) {
                         let doing = format!("write the status of {} {}", K::KIND, object.key());
-                        self.client.api::<K>().update_status(&written).await.map_err(Error::client(doing))?;
+                        self.client
+                            .api::<K>()
+                            .update_status(&written)
+                            .await
+                            .map_err(Error::client(doing))?;
                     }
                 }
                 Change::LookAgain(after) => action = Action::RequeueAfter(after),
@@ -261,17 +306,32 @@ impl<K: Replicated> Replicas<K> {
 
     async fn create(&self, object: &K, count: usize) -> Option<client::Error> {
         let template = object.template()?;
-        let pod = pods::from_template(template, object.namespace(), object.name(), object.owner_reference(true));
+        let pod = pods::from_template(
+            template,
+            object.namespace(),
+            object.name(),
+            object.owner_reference(true),
+        );
         let api = self.client.api::<Pod>();
         let (created, error) = slow_start(count, |_| api.create(&pod)).await;
         for pod in &created {
             self.writes.created(object.key(), pod.resource_version());
-            self.events.event(object, EventType::Normal, "SuccessfulCreate", format!("Created pod: {}", pod.name()));
+            self.events.event(
+                object,
+                EventType::Normal,
+                "SuccessfulCreate",
+                format!("Created pod: {}", pod.name()),
+            );
         }
         if let Some(error) = &error
             && !error.is_namespace_terminating()
         {
-            self.events.event(object, EventType::Warning, "FailedCreate", format!("Error creating: {error}"));
+            self.events.event(
+                object,
+                EventType::Warning,
+                "FailedCreate",
+                format!("Error creating: {error}"),
+            );
         }
         error
     }
@@ -289,7 +349,8 @@ impl<K: Replicated> Replicas<K> {
                 _ => {
                     self.writes.removed(object.key(), pod.uid());
                     let message = format!("Deleted pod: {}", pod.name());
-                    self.events.event(object, EventType::Normal, "SuccessfulDelete", message);
+                    self.events
+                        .event(object, EventType::Normal, "SuccessfulDelete", message);
                     None
                 }
             }
@@ -315,7 +376,11 @@ mod tests {
 
     #[test]
     fn status_survives_the_way_into_either_kind_and_back() {
-        let failure = Failure { reason: "FailedCreate".into(), message: "quota".into(), since: now() };
+        let failure = Failure {
+            reason: "FailedCreate".into(),
+            message: "quota".into(),
+            since: now(),
+        };
         let status = Status {
             replicas: 3,
             fully_labeled: 2,
@@ -328,7 +393,13 @@ mod tests {
         let set = ReplicaSet::default().with_status(status.clone());
         assert_eq!(set.view().status, status);
         let rc = ReplicationController::default().with_status(status.clone());
-        assert_eq!(rc.view().status, Status { terminating: 0, ..status });
+        assert_eq!(
+            rc.view().status,
+            Status {
+                terminating: 0,
+                ..status
+            }
+        );
         assert_eq!(set.with_status(Status::default()).status.unwrap().conditions, None);
     }
 

@@ -44,12 +44,22 @@ pub fn plan(namespace: &Namespace, published: Option<&ConfigMap>, ca: &str) -> O
             ..Default::default()
         })));
     };
-    let described = published.annotations().get(DESCRIPTION).is_some_and(|text| text == DESCRIPTION_TEXT);
+    let described = published
+        .annotations()
+        .get(DESCRIPTION)
+        .is_some_and(|text| text == DESCRIPTION_TEXT);
     if published.data.as_ref() == Some(&data) && described {
         return None;
     }
-    let mut written = ConfigMap { data: Some(data), ..published.clone() };
-    written.metadata.annotations.get_or_insert_default().insert(DESCRIPTION.into(), DESCRIPTION_TEXT.into());
+    let mut written = ConfigMap {
+        data: Some(data),
+        ..published.clone()
+    };
+    written
+        .metadata
+        .annotations
+        .get_or_insert_default()
+        .insert(DESCRIPTION.into(), DESCRIPTION_TEXT.into());
     Some(Change::Update(Box::new(written)))
 }
 
@@ -59,10 +69,18 @@ pub fn start(setup: &mut Setup) {
     let queue = setup.queue("root_ca_cert_publisher");
     setup.informers.namespaces.on_event(enqueue(&queue));
     let waking = queue.clone();
-    setup.informers.root_cas.on_event(move |event| waking.add(ObjectKey::new("", event.object().namespace())));
+    setup
+        .informers
+        .root_cas
+        .on_event(move |event| waking.add(ObjectKey::new("", event.object().namespace())));
     let client = setup.client.clone();
     setup.run("root_ca_cert_publisher", queue, 1, move |caches| {
-        let publisher = Arc::new(Publisher { client, ca, namespaces: caches.namespaces, published: caches.root_cas });
+        let publisher = Arc::new(Publisher {
+            client,
+            ca,
+            namespaces: caches.namespaces,
+            published: caches.root_cas,
+        });
         move |key| {
             let publisher = publisher.clone();
             async move { publisher.reconcile(key).await }
@@ -79,7 +97,9 @@ struct Publisher {
 
 impl Publisher {
     async fn reconcile(&self, key: ObjectKey) -> Result<Action, Error> {
-        let Some(namespace) = self.namespaces.get(&key) else { return Ok(Action::Done) };
+        let Some(namespace) = self.namespaces.get(&key) else {
+            return Ok(Action::Done);
+        };
         let published = self.published.get(&ObjectKey::new(&*key.name, NAME));
         let api = self.client.api::<ConfigMap>();
         let outcome = match plan(&namespace, published.as_deref(), &self.ca) {
@@ -103,10 +123,14 @@ mod tests {
     fn a_namespace_has_the_bundle_as_it_is() {
         let mut namespace = Namespace::default();
         namespace.metadata.name = Some("team".into());
-        let Some(Change::Create(published)) = plan(&namespace, None, "PEM") else { panic!("nothing created") };
+        let Some(Change::Create(published)) = plan(&namespace, None, "PEM") else {
+            panic!("nothing created")
+        };
         assert_eq!(published.data.as_ref().unwrap()[KEY], "PEM");
         assert_eq!(plan(&namespace, Some(&published), "PEM"), None);
-        let Some(Change::Update(renewed)) = plan(&namespace, Some(&published), "NEW") else { panic!("nothing written") };
+        let Some(Change::Update(renewed)) = plan(&namespace, Some(&published), "NEW") else {
+            panic!("nothing written")
+        };
         assert_eq!(renewed.data.unwrap()[KEY], "NEW");
         namespace.metadata.deletion_timestamp = Some(crate::pods::testing::ago(1));
         assert_eq!(plan(&namespace, None, "PEM"), None);

@@ -38,7 +38,11 @@ pub fn start(setup: &mut Setup) {
     });
     let client = setup.client.clone();
     setup.run("serviceaccount", queue, 1, move |caches| {
-        let controller = Arc::new(Controller { client, namespaces: caches.namespaces, accounts: caches.service_accounts });
+        let controller = Arc::new(Controller {
+            client,
+            namespaces: caches.namespaces,
+            accounts: caches.service_accounts,
+        });
         move |key| {
             let controller = controller.clone();
             async move { controller.reconcile(key).await }
@@ -54,9 +58,13 @@ struct Controller {
 
 impl Controller {
     async fn reconcile(&self, key: ObjectKey) -> Result<Action, Error> {
-        let Some(namespace) = self.namespaces.get(&key) else { return Ok(Action::Done) };
+        let Some(namespace) = self.namespaces.get(&key) else {
+            return Ok(Action::Done);
+        };
         let account = self.accounts.get(&ObjectKey::new(&*key.name, DEFAULT));
-        let Some(account) = plan(&namespace, account.as_deref()) else { return Ok(Action::Done) };
+        let Some(account) = plan(&namespace, account.as_deref()) else {
+            return Ok(Action::Done);
+        };
         match self.client.api::<ServiceAccount>().create(&account).await {
             Ok(_) => Ok(Action::Done),
             Err(error) if error.is_already_exists() || error.is_namespace_terminating() => Ok(Action::Done),

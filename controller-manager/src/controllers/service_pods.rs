@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use api::{Object, ObjectKey};
 use api::core::v1::{ObjectReference, Pod, Service, ServicePort};
 use api::labels::Selector;
 use api::meta::{IntOrString, Time};
+use api::{Object, ObjectKey};
 use client::{Cache, Event};
 use controller::Queue;
 
@@ -24,7 +24,10 @@ pub fn selector(service: &Service) -> Option<Selector> {
     if spec.type_.as_deref() == Some("ExternalName") {
         return None;
     }
-    spec.selector.as_ref().filter(|selector| !selector.is_empty()).map(Selector::from_map)
+    spec.selector
+        .as_ref()
+        .filter(|selector| !selector.is_empty())
+        .map(Selector::from_map)
 }
 
 /// Whether the service has no cluster IP.
@@ -35,7 +38,11 @@ pub fn is_headless(service: &Service) -> bool {
 
 /// Whether pods take part before they are ready.
 pub fn publishes_not_ready(service: &Service) -> bool {
-    service.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses).unwrap_or(false)
+    service
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.publish_not_ready_addresses)
+        .unwrap_or(false)
 }
 
 /// The pod's addresses of one family.
@@ -43,7 +50,12 @@ pub fn addresses(pod: &Pod, ipv6: bool) -> Vec<String> {
     let Some(status) = &pod.status else { return Vec::new() };
     let all = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
     // A kubelet that sets only the old field still has one address.
-    let single = status.pod_ips.as_ref().is_none_or(Vec::is_empty).then_some(status.pod_ip.as_deref()).flatten();
+    let single = status
+        .pod_ips
+        .as_ref()
+        .is_none_or(Vec::is_empty)
+        .then_some(status.pod_ip.as_deref())
+        .flatten();
     let of_family = |text: &&str| text.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6() == ipv6);
     all.chain(single).filter(of_family).map(str::to_owned).collect()
 }
@@ -58,11 +70,20 @@ pub fn target_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
             let protocol = port.protocol.as_deref().unwrap_or("TCP");
             let spec = pod.spec.as_ref()?;
             // A sidecar is an init container that restarts always; only it still serves when the pod runs.
-            let sidecars = spec.init_containers.iter().flatten().filter(|init| init.restart_policy.as_deref() == Some("Always"));
-            let mut ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
+            let sidecars = spec
+                .init_containers
+                .iter()
+                .flatten()
+                .filter(|init| init.restart_policy.as_deref() == Some("Always"));
+            let mut ports = spec
+                .containers
+                .iter()
+                .chain(sidecars)
+                .flat_map(|container| container.ports.iter().flatten());
             ports
                 .find(|candidate| {
-                    candidate.name.as_deref() == Some(name) && candidate.protocol.as_deref().unwrap_or("TCP") == protocol
+                    candidate.name.as_deref() == Some(name)
+                        && candidate.protocol.as_deref().unwrap_or("TCP") == protocol
                 })
                 .map(|found| found.container_port)
         }
@@ -91,8 +112,13 @@ pub fn reference(pod: &Pod) -> ObjectReference {
 ///
 /// Upstream remembers what it saw last and takes the oldest change since; with a write for every change the two are the same.
 pub fn trigger_time<'a>(service: &Service, pods: impl IntoIterator<Item = &'a Pod>) -> Option<String> {
-    let readiness = pods.into_iter().filter_map(|pod| pods::condition(pod, "Ready")?.last_transition_time.as_ref());
-    let newest = readiness.chain(service.metadata.creation_timestamp.as_ref()).map(|Time(time)| *time).max()?;
+    let readiness = pods
+        .into_iter()
+        .filter_map(|pod| pods::condition(pod, "Ready")?.last_transition_time.as_ref());
+    let newest = readiness
+        .chain(service.metadata.creation_timestamp.as_ref())
+        .map(|Time(time)| *time)
+        .max()?;
     Some(format!("{newest:.0}"))
 }
 
@@ -100,7 +126,9 @@ pub fn trigger_time<'a>(service: &Service, pods: impl IntoIterator<Item = &'a Po
 pub fn wake(informers: &mut Informers, queue: &Queue<ObjectKey>) {
     informers.services.on_event(enqueue(queue));
     let (queue, services) = (queue.clone(), informers.services.late());
-    informers.pods.on_event(move |event| wake_services(event, &services, &queue));
+    informers
+        .pods
+        .on_event(move |event| wake_services(event, &services, &queue));
 }
 
 fn wake_services(event: &Event<Pod>, services: &Late<Service>, queue: &Queue<ObjectKey>) {
@@ -120,7 +148,9 @@ fn wake_services(event: &Event<Pod>, services: &Late<Service>, queue: &Queue<Obj
 
 /// The pods that a service selects.
 pub fn selected(pods: &Cache<Pod>, service: &Service) -> Vec<Arc<Pod>> {
-    let Some(selector) = selector(service) else { return Vec::new() };
+    let Some(selector) = selector(service) else {
+        return Vec::new();
+    };
     let mut selected = pods.by_index(NAMESPACE, service.namespace());
     selected.retain(|pod| selector.matches(pod.labels()));
     selected
@@ -131,9 +161,20 @@ pub fn is_relevant_change(old: &Pod, new: &Pod) -> bool {
     let facts = |pod: &Pod| {
         let status = pod.status.as_ref();
         (
-            (pod.is_deleting(), pods::is_terminated(pod), pods::is_ready(pod), pods::node(pod).to_owned()),
-            (addresses(pod, false), addresses(pod, true), status.and_then(|status| status.host_ip.clone())),
-            pod.spec.as_ref().map(|spec| (spec.hostname.clone(), spec.subdomain.clone())),
+            (
+                pod.is_deleting(),
+                pods::is_terminated(pod),
+                pods::is_ready(pod),
+                pods::node(pod).to_owned(),
+            ),
+            (
+                addresses(pod, false),
+                addresses(pod, true),
+                status.and_then(|status| status.host_ip.clone()),
+            ),
+            pod.spec
+                .as_ref()
+                .map(|spec| (spec.hostname.clone(), spec.subdomain.clone())),
         )
     };
     old.labels() != new.labels() || facts(old) != facts(new)
@@ -178,9 +219,15 @@ pub mod testing {
     /// A running pod on node `n1` that serves `http` on 8080.
     pub fn backend(name: &str, ip: &str, ready: bool) -> Pod {
         let mut pod = on_node(with_ready(pod(name, "Running"), ready, 10), "n1");
-        let port = ContainerPort { name: Some("http".into()), container_port: 8080, ..Default::default() };
-        pod.spec.as_mut().unwrap().containers =
-            vec![api::core::v1::Container { ports: Some(vec![port]), ..Default::default() }];
+        let port = ContainerPort {
+            name: Some("http".into()),
+            container_port: 8080,
+            ..Default::default()
+        };
+        pod.spec.as_mut().unwrap().containers = vec![api::core::v1::Container {
+            ports: Some(vec![port]),
+            ..Default::default()
+        }];
         pod.status.as_mut().unwrap().pod_ips = Some(vec![PodIP { ip: ip.into() }]);
         pod
     }
@@ -188,14 +235,24 @@ pub mod testing {
     #[test]
     fn target_ports_by_number_name_and_default() {
         let pod = backend("a", "10.244.0.2", true);
-        let port = |target| ServicePort { port: 80, target_port: target, ..Default::default() };
+        let port = |target| ServicePort {
+            port: 80,
+            target_port: target,
+            ..Default::default()
+        };
         let text = |text: &str| Some(IntOrString::String(text.into()));
         let cases = [
             (port(None), Some(80)),
             (port(Some(IntOrString::Int(9000))), Some(9000)),
             (port(text("http")), Some(8080)),
             (port(text("nope")), None),
-            (ServicePort { protocol: Some("UDP".into()), ..port(text("http")) }, None),
+            (
+                ServicePort {
+                    protocol: Some("UDP".into()),
+                    ..port(text("http"))
+                },
+                None,
+            ),
         ];
         for (port, expected) in cases {
             assert_eq!(target_port(&pod, &port), expected, "{port:?}");

@@ -28,15 +28,25 @@ pub enum Verdict {
 ///
 /// A tolerated time runs from when the taint was put on, so that a restart of this process does not begin it anew.
 pub fn plan(pod: &Pod, taints: &[Taint], now: Timestamp) -> Verdict {
-    let tolerations: Vec<_> = pod.spec.iter().flat_map(|spec| spec.tolerations.iter().flatten()).collect();
+    let tolerations: Vec<_> = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.tolerations.iter().flatten())
+        .collect();
     let mut left: Option<Duration> = None;
     for taint in taints.iter().filter(|taint| taint.effect == "NoExecute") {
-        let tolerating: Vec<_> = tolerations.iter().filter(|toleration| tolerates(toleration, taint)).collect();
+        let tolerating: Vec<_> = tolerations
+            .iter()
+            .filter(|toleration| tolerates(toleration, taint))
+            .collect();
         if tolerating.is_empty() {
             return Verdict::Evict;
         }
         // Of several tolerations the shortest time counts; one without a time has no limit.
-        let seconds = tolerating.iter().filter_map(|toleration| toleration.toleration_seconds).min();
+        let seconds = tolerating
+            .iter()
+            .filter_map(|toleration| toleration.toleration_seconds)
+            .min();
         let Some(seconds) = seconds else { continue };
         let allowed = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
         let since = taint.time_added.as_ref().map_or(now, |time| time.0);
@@ -71,7 +81,8 @@ pub fn start(setup: &mut Setup) {
     setup.informers.pods.on_event(move |event| {
         let pod = event.object();
         let node = || nodes.get(&ObjectKey::new("", pods::node(pod)));
-        if !pods::node(pod).is_empty() && pods::is_active(pod) && node().is_some_and(|node| !evicting(&node).is_empty()) {
+        if !pods::node(pod).is_empty() && pods::is_active(pod) && node().is_some_and(|node| !evicting(&node).is_empty())
+        {
             waking.add(pod.key());
         }
     });
@@ -80,12 +91,19 @@ pub fn start(setup: &mut Setup) {
         let node = event.object();
         let before = event.previous().map(|node| evicting(node)).unwrap_or_default();
         if !matches!(event, Event::Deleted(_)) && before != evicting(node) {
-            pods.by_index(NODE, node.name()).iter().for_each(|pod| waking.add(pod.key()));
+            pods.by_index(NODE, node.name())
+                .iter()
+                .for_each(|pod| waking.add(pod.key()));
         }
     });
     let (client, events) = (setup.client.clone(), setup.events("taint-eviction-controller"));
     setup.run("taint_eviction_controller", queue, 8, move |caches| {
-        let evictor = Arc::new(Evictor { client, events, pods: caches.pods, nodes: caches.nodes });
+        let evictor = Arc::new(Evictor {
+            client,
+            events,
+            pods: caches.pods,
+            nodes: caches.nodes,
+        });
         move |key| {
             let evictor = evictor.clone();
             async move { evictor.reconcile(key).await }
@@ -108,13 +126,22 @@ struct Evictor {
 
 impl Evictor {
     async fn reconcile(&self, key: ObjectKey) -> Result<Action, Error> {
-        let Some(pod) = self.pods.get(&key).filter(|pod| pods::is_active(pod)) else { return Ok(Action::Done) };
-        let Some(node) = self.nodes.get(&ObjectKey::new("", pods::node(&pod))) else { return Ok(Action::Done) };
+        let Some(pod) = self.pods.get(&key).filter(|pod| pods::is_active(pod)) else {
+            return Ok(Action::Done);
+        };
+        let Some(node) = self.nodes.get(&ObjectKey::new("", pods::node(&pod))) else {
+            return Ok(Action::Done);
+        };
         match plan(&pod, &evicting(&node), Timestamp::now()) {
             Verdict::Stay => Ok(Action::Done),
             Verdict::After(left) => Ok(Action::RequeueAfter(left)),
             Verdict::Evict => {
-                self.events.event(&*pod, EventType::Normal, "TaintManagerEviction", format!("Marking for deletion Pod {key}"));
+                self.events.event(
+                    &*pod,
+                    EventType::Normal,
+                    "TaintManagerEviction",
+                    format!("Marking for deletion Pod {key}"),
+                );
                 let disruption = Disruption {
                     reason: "DeletionByTaintManager",
                     message: "Taint manager: deleting due to NoExecute taint",
@@ -158,13 +185,48 @@ mod tests {
             ("no taint", vec![], vec![], Verdict::Stay),
             ("another effect", vec![], vec![taint("NoSchedule", 0)], Verdict::Stay),
             ("no toleration", vec![], vec![taint("NoExecute", 0)], Verdict::Evict),
-            ("another key", vec![toleration("x", None)], vec![taint("NoExecute", 0)], Verdict::Evict),
-            ("without end", vec![toleration(key, None)], vec![taint("NoExecute", 999)], Verdict::Stay),
-            ("everything", vec![toleration("", None)], vec![taint("NoExecute", 999)], Verdict::Stay),
-            ("for a time", vec![toleration(key, Some(300))], vec![taint("NoExecute", 100)], after(200)),
-            ("time is up", vec![toleration(key, Some(300))], vec![taint("NoExecute", 300)], Verdict::Evict),
-            ("the shortest", vec![toleration(key, Some(300)), toleration("", Some(120))], vec![taint("NoExecute", 100)], after(20)),
-            ("not at all", vec![toleration(key, Some(0))], vec![taint("NoExecute", 0)], Verdict::Evict),
+            (
+                "another key",
+                vec![toleration("x", None)],
+                vec![taint("NoExecute", 0)],
+                Verdict::Evict,
+            ),
+            (
+                "without end",
+                vec![toleration(key, None)],
+                vec![taint("NoExecute", 999)],
+                Verdict::Stay,
+            ),
+            (
+                "everything",
+                vec![toleration("", None)],
+                vec![taint("NoExecute", 999)],
+                Verdict::Stay,
+            ),
+            (
+                "for a time",
+                vec![toleration(key, Some(300))],
+                vec![taint("NoExecute", 100)],
+                after(200),
+            ),
+            (
+                "time is up",
+                vec![toleration(key, Some(300))],
+                vec![taint("NoExecute", 300)],
+                Verdict::Evict,
+            ),
+            (
+                "the shortest",
+                vec![toleration(key, Some(300)), toleration("", Some(120))],
+                vec![taint("NoExecute", 100)],
+                after(20),
+            ),
+            (
+                "not at all",
+                vec![toleration(key, Some(0))],
+                vec![taint("NoExecute", 0)],
+                Verdict::Evict,
+            ),
         ];
         for (case, tolerations, taints, expected) in cases {
             let mut pod = pod("a", "Running");
@@ -181,7 +243,12 @@ mod tests {
             effect: Some("NoExecute".into()),
             ..Default::default()
         };
-        let taint = Taint { key: "team".into(), value: Some("blue".into()), effect: "NoExecute".into(), ..Default::default() };
+        let taint = Taint {
+            key: "team".into(),
+            value: Some("blue".into()),
+            effect: "NoExecute".into(),
+            ..Default::default()
+        };
         assert!(tolerates(&toleration("blue"), &taint));
         assert!(!tolerates(&toleration("red"), &taint));
     }

@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use self::plan::{Change, Observed, plan, size};
-use crate::setup::{NAMESPACE, OWNER, Late, Setup, enqueue};
+use crate::setup::{Late, NAMESPACE, OWNER, Setup, enqueue};
 use crate::{ownership, pods, semantic};
 
 /// Adds the controller.
@@ -29,9 +29,15 @@ pub fn start(setup: &mut Setup) {
     let queue = setup.queue("deployment");
     setup.informers.deployments.on_event(enqueue(&queue));
     let (waking, deployments) = (queue.clone(), setup.informers.deployments.late());
-    setup.informers.replica_sets.on_event(move |event| wake_owners(event, &deployments, &waking));
+    setup
+        .informers
+        .replica_sets
+        .on_event(move |event| wake_owners(event, &deployments, &waking));
     let (waking, sets) = (queue.clone(), setup.informers.replica_sets.late());
-    setup.informers.pods.on_event(move |event| wake_at_last_pod(event, &sets, &waking));
+    setup
+        .informers
+        .pods
+        .on_event(move |event| wake_at_last_pod(event, &sets, &waking));
     let (client, events) = (setup.client.clone(), setup.events("deployment-controller"));
     let workers = setup.config.concurrent_deployment_syncs;
     setup.run("deployment", queue, workers, move |caches| {
@@ -50,12 +56,17 @@ pub fn start(setup: &mut Setup) {
 }
 
 fn selector(deployment: &Deployment) -> Option<Selector> {
-    Selector::from_label_selector(&deployment.spec.as_ref()?.selector).ok().filter(|selector| !selector.is_empty())
+    Selector::from_label_selector(&deployment.spec.as_ref()?.selector)
+        .ok()
+        .filter(|selector| !selector.is_empty())
 }
 
 fn wake_owners(event: &Event<ReplicaSet>, deployments: &Late<Deployment>, queue: &Queue<ObjectKey>) {
     let set = event.object();
-    let references = [Some(set), event.previous()].into_iter().flatten().filter_map(|set| set.controller());
+    let references = [Some(set), event.previous()]
+        .into_iter()
+        .flatten()
+        .filter_map(|set| set.controller());
     for reference in references.filter(|reference| reference.kind == Deployment::KIND) {
         queue.add(ObjectKey::new(set.namespace(), &*reference.name));
     }
@@ -74,8 +85,12 @@ fn wake_at_last_pod(event: &Event<Pod>, sets: &Late<ReplicaSet>, queue: &Queue<O
     if !matches!(event, Event::Deleted(_)) && !pods::is_terminated(pod) {
         return;
     }
-    let Some(reference) = pod.controller().filter(|reference| reference.kind == ReplicaSet::KIND) else { return };
-    let Some(set) = sets.get(&ObjectKey::new(pod.namespace(), &*reference.name)) else { return };
+    let Some(reference) = pod.controller().filter(|reference| reference.kind == ReplicaSet::KIND) else {
+        return;
+    };
+    let Some(set) = sets.get(&ObjectKey::new(pod.namespace(), &*reference.name)) else {
+        return;
+    };
     if let Some(owner) = set.controller().filter(|owner| owner.kind == Deployment::KIND) {
         queue.add(ObjectKey::new(set.namespace(), &*owner.name));
     }
@@ -91,10 +106,13 @@ struct Deployments {
 
 impl Deployments {
     async fn reconcile(&self, key: ObjectKey) -> Result<Action, Error> {
-        let Some(deployment) = self.deployments.get(&key) else { return Ok(Action::Done) };
+        let Some(deployment) = self.deployments.get(&key) else {
+            return Ok(Action::Done);
+        };
         let Some(selector) = selector(&deployment) else {
             let message = "This deployment is selecting all pods. A non-empty selector is required.";
-            self.events.event(&*deployment, EventType::Warning, "SelectingAll", message);
+            self.events
+                .event(&*deployment, EventType::Warning, "SelectingAll", message);
             return Ok(Action::Done);
         };
         let observed = self.observe(deployment, &selector).await?;
@@ -104,7 +122,10 @@ impl Deployments {
 
     async fn observe(&self, deployment: Arc<Deployment>, selector: &Selector) -> Result<Observed, Error> {
         let mut candidates = self.replica_sets.by_index(OWNER, deployment.uid());
-        candidates.extend(self.replica_sets.by_index(OWNER, &ownership::orphans(deployment.namespace())));
+        candidates.extend(
+            self.replica_sets
+                .by_index(OWNER, &ownership::orphans(deployment.namespace())),
+        );
         let mut claims = ownership::claim(&*deployment, selector, candidates);
         let api = self.client.api::<ReplicaSet>();
         for set in &claims.release {
@@ -116,10 +137,17 @@ impl Deployments {
             }
         }
         let new = revision::find_new(&deployment, &claims.owned);
-        let old = claims.owned.iter().filter(|set| new.as_ref().is_none_or(|new| new.uid() != set.uid()));
+        let old = claims
+            .owned
+            .iter()
+            .filter(|set| new.as_ref().is_none_or(|new| new.uid() != set.uid()));
         let mut pods = old.flat_map(|set| self.pods.by_index(OWNER, set.uid()));
         let old_pods_running = pods.any(|pod| !pods::is_terminated(&pod));
-        Ok(Observed { deployment, replica_sets: claims.owned, old_pods_running })
+        Ok(Observed {
+            deployment,
+            replica_sets: claims.owned,
+            old_pods_running,
+        })
     }
 
     async fn apply(&self, deployment: &Arc<Deployment>, changes: Vec<Change>) -> Result<Action, Error> {
@@ -156,7 +184,11 @@ impl Deployments {
 
     async fn number(&self, deployment: &Deployment, revision: i64) -> Result<Deployment, Error> {
         let patch = Patch::Merge(json!({"metadata": {"annotations": {revision::REVISION: revision.to_string()}}}));
-        let patched = self.client.api::<Deployment>().patch(deployment.namespace(), deployment.name(), "", &patch).await;
+        let patched = self
+            .client
+            .api::<Deployment>()
+            .patch(deployment.namespace(), deployment.name(), "", &patch)
+            .await;
         patched.map_err(Error::client(format!("number Deployment {}", deployment.key())))
     }
 
@@ -174,9 +206,16 @@ impl Deployments {
             Err(error) if error.is_namespace_terminating() => Ok(()),
             Err(error) => {
                 let message = format!("Failed to create new replica set \"{}\": {error}", set.name());
-                self.events.event(deployment, EventType::Warning, "ReplicaSetCreateError", message);
+                self.events
+                    .event(deployment, EventType::Warning, "ReplicaSetCreateError", message);
                 let mut status = deployment.status.clone().unwrap_or_default();
-                status::note_create_failure(deployment, &mut status, set.name(), &error.to_string(), Timestamp::now());
+                status::note_create_failure(
+                    deployment,
+                    &mut status,
+                    set.name(),
+                    &error.to_string(),
+                    Timestamp::now(),
+                );
                 self.write_status(deployment, status).await?;
                 Err(Error::client(format!("create ReplicaSet {}", set.key()))(error))
             }
@@ -187,7 +226,12 @@ impl Deployments {
     /// collision count changes the hash.
     async fn resolve_collision(&self, deployment: &Deployment, set: &ReplicaSet) -> Result<(), Error> {
         let doing = || format!("read ReplicaSet {}", set.key());
-        let there = self.client.api::<ReplicaSet>().get(set.namespace(), set.name()).await.map_err(Error::client(doing()))?;
+        let there = self
+            .client
+            .api::<ReplicaSet>()
+            .get(set.namespace(), set.name())
+            .await
+            .map_err(Error::client(doing()))?;
         let owned = there.controller().is_some_and(|owner| owner.uid == deployment.uid());
         if owned && revision::find_new(deployment, &[Arc::new(there)]).is_some() {
             return Ok(());
@@ -195,16 +239,26 @@ impl Deployments {
         let mut status = deployment.status.clone().unwrap_or_default();
         status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
         self.write_status(deployment, status).await?;
-        Err(Error::Object(format!("name {} is taken by another ReplicaSet, trying the next hash", set.key())))
+        Err(Error::Object(format!(
+            "name {} is taken by another ReplicaSet, trying the next hash",
+            set.key()
+        )))
     }
 
     async fn write_status(&self, deployment: &Deployment, status: DeploymentStatus) -> Result<(), Error> {
-        let written = Deployment { status: Some(status), ..deployment.clone() };
+        let written = Deployment {
+            status: Some(status),
+            ..deployment.clone()
+        };
         if semantic::equal(deployment, &written) {
             return Ok(());
         }
         let doing = format!("write the status of Deployment {}", deployment.key());
-        self.client.api::<Deployment>().update_status(&written).await.map_err(Error::client(doing))?;
+        self.client
+            .api::<Deployment>()
+            .update_status(&written)
+            .await
+            .map_err(Error::client(doing))?;
         Ok(())
     }
 
@@ -214,7 +268,12 @@ impl Deployments {
             to if to > from => "up",
             _ => "down",
         };
-        let message = format!("Scaled {direction} replica set {} from {from} to {}", set.name(), size(set));
-        self.events.event(deployment, EventType::Normal, "ScalingReplicaSet", message);
+        let message = format!(
+            "Scaled {direction} replica set {} from {from} to {}",
+            set.name(),
+            size(set)
+        );
+        self.events
+            .event(deployment, EventType::Normal, "ScalingReplicaSet", message);
     }
 }

@@ -67,14 +67,23 @@ impl Fences {
         let strategy = deployment.spec.as_ref().and_then(|spec| spec.strategy.as_ref());
         let replicas = desired(deployment);
         if is_recreate(deployment) {
-            return Fences { surge: 0, unavailable: 0 };
+            return Fences {
+                surge: 0,
+                unavailable: 0,
+            };
         }
         let rolling = strategy.and_then(|strategy| strategy.rolling_update.as_ref());
         let limit = |value: Option<&_>, round| value.and_then(|value| scaled(value, replicas, round)).unwrap_or(0);
         let surge = limit(rolling.and_then(|rolling| rolling.max_surge.as_ref()), Round::Up);
-        let unavailable = limit(rolling.and_then(|rolling| rolling.max_unavailable.as_ref()), Round::Down);
+        let unavailable = limit(
+            rolling.and_then(|rolling| rolling.max_unavailable.as_ref()),
+            Round::Down,
+        );
         let unavailable = if surge == 0 && unavailable == 0 { 1 } else { unavailable };
-        Fences { surge, unavailable: unavailable.min(replicas) }
+        Fences {
+            surge,
+            unavailable: unavailable.min(replicas),
+        }
     }
 }
 
@@ -94,10 +103,20 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Vec<Change> {
     let sets = &observed.replica_sets;
     let new = find_new(deployment, sets);
     let new_uid = new.as_ref().map(|set| set.uid().to_owned());
-    let mut old: Vec<_> = sets.iter().filter(|set| Some(set.uid()) != new_uid.as_deref()).cloned().collect();
+    let mut old: Vec<_> = sets
+        .iter()
+        .filter(|set| Some(set.uid()) != new_uid.as_deref())
+        .cloned()
+        .collect();
     old.sort_by_key(|set| age_key(set));
 
-    let mut pass = Pass { deployment, new, old, created: None, changes: Vec::new() };
+    let mut pass = Pass {
+        deployment,
+        new,
+        old,
+        created: None,
+        changes: Vec::new(),
+    };
     if !deployment.is_deleting() {
         pass.step(observed.old_pods_running);
     }
@@ -110,7 +129,10 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Vec<Change> {
     status::note_pause(deployment, &mut status, now);
     let wait = status::until_deadline(deployment, &status, now);
     let mut changes = pass.changes;
-    let after = Deployment { status: Some(status), ..deployment.clone() };
+    let after = Deployment {
+        status: Some(status),
+        ..deployment.clone()
+    };
     if !semantic::equal(deployment, &after) {
         changes.extend(after.status.map(|status| Change::Status(Box::new(status))));
     }
@@ -131,7 +153,12 @@ struct Pass<'a> {
 
 impl Pass<'_> {
     fn step(&mut self, old_pods_running: bool) {
-        let paused = self.deployment.spec.as_ref().and_then(|spec| spec.paused).unwrap_or(false);
+        let paused = self
+            .deployment
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.paused)
+            .unwrap_or(false);
         if paused {
             self.number(false);
             self.resize();
@@ -202,8 +229,12 @@ impl Pass<'_> {
         }
         resized.spec.get_or_insert_default().replicas = Some(replicas);
         // One write for a ReplicaSet in a pass: the numbering that came before travels with the size.
-        self.changes.retain(|change| !matches!(change, Change::Update(update) if update.uid() == set.uid()));
-        self.changes.push(Change::Scale { from, set: Box::new(resized) });
+        self.changes
+            .retain(|change| !matches!(change, Change::Update(update) if update.uid() == set.uid()));
+        self.changes.push(Change::Scale {
+            from,
+            set: Box::new(resized),
+        });
         from != replicas
     }
 
@@ -292,7 +323,10 @@ impl Pass<'_> {
     /// Whether `spec.replicas` changed since the ReplicaSets were sized.
     fn is_resized(&self) -> bool {
         self.all().filter(|set| size(set) > 0).any(|set| {
-            let noted = set.annotations().get(DESIRED_REPLICAS).and_then(|noted| noted.parse().ok());
+            let noted = set
+                .annotations()
+                .get(DESIRED_REPLICAS)
+                .and_then(|noted| noted.parse().ok());
             noted.is_some_and(|noted: i32| noted != desired(self.deployment))
         })
     }
@@ -303,7 +337,10 @@ impl Pass<'_> {
         let active: Vec<_> = self.all().filter(|set| size(set) > 0).cloned().collect();
         let wanted = desired(self.deployment);
         let single = match &active[..] {
-            [] => self.new.clone().or_else(|| self.old.iter().max_by_key(|set| revision_of(&***set)).cloned()),
+            [] => self
+                .new
+                .clone()
+                .or_else(|| self.old.iter().max_by_key(|set| revision_of(&***set)).cloned()),
             [only] => Some(only.clone()),
             _ => None,
         };
@@ -325,12 +362,19 @@ impl Pass<'_> {
     /// Whether the new ReplicaSet has everything by itself.
     fn is_saturated(&self, new: &ReplicaSet) -> bool {
         let wanted = desired(self.deployment);
-        let noted = new.annotations().get(DESIRED_REPLICAS).and_then(|noted| noted.parse::<i32>().ok());
+        let noted = new
+            .annotations()
+            .get(DESIRED_REPLICAS)
+            .and_then(|noted| noted.parse::<i32>().ok());
         size(new) == wanted && noted == Some(wanted) && available(new) == wanted
     }
 
     fn resize_proportionally(&mut self, mut active: Vec<Arc<ReplicaSet>>) {
-        let allowed = if desired(self.deployment) > 0 { self.ceiling() } else { 0 };
+        let allowed = if desired(self.deployment) > 0 {
+            self.ceiling()
+        } else {
+            0
+        };
         let to_add = allowed - self.total();
         // The largest first; of equal ones the newest when growing, the oldest when shrinking.
         active.sort_by_key(|set| age_key(set));
@@ -362,21 +406,38 @@ impl Pass<'_> {
             return -size(set);
         }
         let noted = set.annotations().get(MAX_REPLICAS).and_then(|noted| noted.parse().ok());
-        let before: f64 = noted.filter(|before: &i32| *before > 0).unwrap_or_else(|| {
-            self.deployment.status.as_ref().and_then(|status| status.replicas).unwrap_or(1).max(1)
-        }).into();
+        let before: f64 = noted
+            .filter(|before: &i32| *before > 0)
+            .unwrap_or_else(|| {
+                self.deployment
+                    .status
+                    .as_ref()
+                    .and_then(|status| status.replicas)
+                    .unwrap_or(1)
+                    .max(1)
+            })
+            .into();
         let share = f64::from(size(set)) * f64::from(self.ceiling()) / before;
         share.round() as i32 - size(set)
     }
 
     fn is_rolled_out(&self) -> bool {
-        self.deployment.status.as_ref().is_some_and(|status| status::is_complete(self.deployment, status))
+        self.deployment
+            .status
+            .as_ref()
+            .is_some_and(|status| status::is_complete(self.deployment, status))
     }
 
     /// Deletes the oldest revisions beyond `spec.revisionHistoryLimit` that hold no pod.
     fn trim_history(&mut self) {
-        let limit = self.deployment.spec.as_ref().and_then(|spec| spec.revision_history_limit);
-        let Some(limit) = limit.filter(|limit| *limit != i32::MAX) else { return };
+        let limit = self
+            .deployment
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.revision_history_limit);
+        let Some(limit) = limit.filter(|limit| *limit != i32::MAX) else {
+            return;
+        };
         let mut old: Vec<_> = self.old.iter().filter(|set| !set.is_deleting()).cloned().collect();
         let surplus = old.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
         old.sort_by_key(|set| revision_of(&**set));
@@ -385,7 +446,8 @@ impl Pass<'_> {
             let observed = status.observed_generation.unwrap_or(0);
             status.replicas == 0 && size(set) == 0 && set.metadata.generation.unwrap_or(0) <= observed
         };
-        self.changes.extend(old.iter().take(surplus).filter(spent).cloned().map(Change::Delete));
+        self.changes
+            .extend(old.iter().take(surplus).filter(spent).cloned().map(Change::Delete));
     }
 }
 
@@ -395,9 +457,11 @@ fn is_recreate(deployment: &Deployment) -> bool {
 }
 
 fn available(set: &ReplicaSet) -> i32 {
-    set.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0)
+    set.status
+        .as_ref()
+        .and_then(|status| status.available_replicas)
+        .unwrap_or(0)
 }
-
 
 #[cfg(test)]
 #[path = "plan_tests.rs"]

@@ -22,7 +22,16 @@ fn observed(deployment: &Deployment, sets: &[ReplicaSet]) -> Observed {
 /// What changes, without statuses: `+2` a new set of two, `web:1 3>2` a size, `web:1 #4` a number, `-web:1` a deletion.
 fn summary(changes: &[Change]) -> Vec<String> {
     let image = |set: &ReplicaSet| {
-        let spec = set.spec.as_ref().unwrap().template.as_ref().unwrap().spec.as_ref().unwrap();
+        let spec = set
+            .spec
+            .as_ref()
+            .unwrap()
+            .template
+            .as_ref()
+            .unwrap()
+            .spec
+            .as_ref()
+            .unwrap();
         spec.containers[0].image.clone().unwrap()
     };
     let line = |change: &Change| match change {
@@ -87,16 +96,36 @@ fn steps_of_a_rolling_update() {
     numbered.metadata.annotations = Some([(revision::REVISION.to_owned(), "2".to_owned())].into());
     let cases = [
         ("the surge starts it", vec![old(3, 3)], vec!["#2", "+web:2 1"]),
-        ("nothing while the new is not available", vec![old(3, 3), new(1, 0)], vec![]),
-        ("an available new frees an old", vec![old(3, 3), new(1, 1)], vec!["web:1 3>2"]),
-        ("a freed old makes room for a new", vec![old(2, 2), new(1, 1)], vec!["web:2 1>2"]),
+        (
+            "nothing while the new is not available",
+            vec![old(3, 3), new(1, 0)],
+            vec![],
+        ),
+        (
+            "an available new frees an old",
+            vec![old(3, 3), new(1, 1)],
+            vec!["web:1 3>2"],
+        ),
+        (
+            "a freed old makes room for a new",
+            vec![old(2, 2), new(1, 1)],
+            vec!["web:2 1>2"],
+        ),
         ("broken old pods wait for a new one", vec![old(3, 0), new(1, 0)], vec![]),
-        ("broken old pods go although few are available", vec![old(3, 0), new(1, 1)], vec!["web:1 3>2"]),
+        (
+            "broken old pods go although few are available",
+            vec![old(3, 0), new(1, 1)],
+            vec!["web:1 3>2"],
+        ),
         ("a new that is too large shrinks", vec![new(5, 3)], vec!["web:2 5>3"]),
         ("the last old goes", vec![old(1, 1), new(3, 3)], vec!["web:1 1>0"]),
     ];
     for (case, sets, expected) in cases {
-        let deployment = if expected.first() == Some(&"#2") { &second } else { &numbered };
+        let deployment = if expected.first() == Some(&"#2") {
+            &second
+        } else {
+            &numbered
+        };
         assert_eq!(summary(&planned(deployment, &sets)), expected, "{case}");
     }
 }
@@ -104,10 +133,15 @@ fn steps_of_a_rolling_update() {
 #[test]
 fn a_roll_back_numbers_the_old_replica_set_anew() {
     let first = deployment(3);
-    let sets = [replica_set(&first, 0, 0, 1), replica_set(&with_image(deployment(3), "web:2"), 3, 3, 2)];
+    let sets = [
+        replica_set(&first, 0, 0, 1),
+        replica_set(&with_image(deployment(3), "web:2"), 3, 3, 2),
+    ];
     let changes = planned(&first, &sets);
     assert_eq!(summary(&changes), ["#3", "web:1 0>1"]);
-    let Change::Scale { set, .. } = &changes[1] else { panic!("{changes:?}") };
+    let Change::Scale { set, .. } = &changes[1] else {
+        panic!("{changes:?}")
+    };
     assert_eq!(set.annotations()[revision::REVISION], "3");
     assert_eq!(set.annotations()[revision::REVISION_HISTORY], "1");
 }
@@ -118,7 +152,10 @@ fn recreation_waits_for_the_old_pods() {
     let second = with_image(first.clone(), "web:2");
     let old = |size| replica_set(&first, size, size, 1);
     assert_eq!(summary(&planned(&second, &[old(3)])), ["web:1 3>0"]);
-    let waiting = Observed { old_pods_running: true, ..observed(&second, &[old(0)]) };
+    let waiting = Observed {
+        old_pods_running: true,
+        ..observed(&second, &[old(0)])
+    };
     assert_eq!(summary(&plan(&waiting, now())), [""; 0]);
     assert_eq!(summary(&planned(&second, &[old(0)])), ["#2", "+web:2 3"]);
 }
@@ -152,7 +189,9 @@ fn history_beyond_the_limit_goes_oldest_first() {
     let mut present = with_image(deployment(1), "web:5");
     present.spec.as_mut().unwrap().revision_history_limit = Some(1);
     present.metadata.annotations = Some([(revision::REVISION.to_owned(), "5".to_owned())].into());
-    let mut sets: Vec<_> = (1..=4).map(|n| replica_set(&with_image(deployment(1), &format!("web:{n}")), 0, 0, n)).collect();
+    let mut sets: Vec<_> = (1..=4)
+        .map(|n| replica_set(&with_image(deployment(1), &format!("web:{n}")), 0, 0, n))
+        .collect();
     sets.push(replica_set(&present, 1, 1, 5));
     present.status = Some(status::status(
         &present,
@@ -162,7 +201,11 @@ fn history_beyond_the_limit_goes_oldest_first() {
     ));
     assert_eq!(summary(&planned(&present, &sets)), ["-web:1", "-web:2", "-web:3"]);
     sets[0].status.as_mut().unwrap().replicas = 1;
-    assert_eq!(summary(&planned(&present, &sets)), ["-web:2", "-web:3"], "one that still has a pod stays");
+    assert_eq!(
+        summary(&planned(&present, &sets)),
+        ["-web:2", "-web:3"],
+        "one that still has a pod stays"
+    );
 }
 
 #[test]
@@ -193,11 +236,19 @@ fn every_roll_out_ends_within_its_fences() {
             loop {
                 let changes = planned(&deployment, &sets);
                 let settled = !changes.iter().any(|change| !matches!(change, Change::LookAgain(_)));
-                changes.into_iter().for_each(|change| apply(change, &mut deployment, &mut sets));
+                changes
+                    .into_iter()
+                    .for_each(|change| apply(change, &mut deployment, &mut sets));
                 let total: i32 = sets.iter().map(size).sum();
                 let up: i32 = sets.iter().map(|set| available(set).min(size(set))).sum();
-                assert!(total <= replicas + limits.surge, "{total} pods of {replicas} {limits:?}");
-                assert!(up >= replicas - limits.unavailable, "{up} available of {replicas} {limits:?}");
+                assert!(
+                    total <= replicas + limits.surge,
+                    "{total} pods of {replicas} {limits:?}"
+                );
+                assert!(
+                    up >= replicas - limits.unavailable,
+                    "{up} available of {replicas} {limits:?}"
+                );
                 sets.iter_mut().for_each(follow);
                 if settled && status::is_complete(&deployment, deployment.status.as_ref().unwrap()) {
                     break;

@@ -33,7 +33,11 @@ const NOT_COPIED: [&str; 6] = [
 
 /// The revision an object carries, 0 if none.
 pub fn revision_of(object: &impl Object) -> i64 {
-    object.annotations().get(REVISION).and_then(|revision| revision.parse().ok()).unwrap_or(0)
+    object
+        .annotations()
+        .get(REVISION)
+        .and_then(|revision| revision.parse().ok())
+        .unwrap_or(0)
 }
 
 /// The ReplicaSet whose template is the Deployment's. Of several, which only a race can make, the oldest.
@@ -50,7 +54,10 @@ pub fn find_new(deployment: &Deployment, replica_sets: &[Arc<ReplicaSet>]) -> Op
 
 /// Sorts older ReplicaSets first, by name where the second of creation is the same.
 pub fn age_key(set: &ReplicaSet) -> (Option<jiff::Timestamp>, String) {
-    (set.metadata.creation_timestamp.as_ref().map(|time| time.0), set.name().to_owned())
+    (
+        set.metadata.creation_timestamp.as_ref().map(|time| time.0),
+        set.name().to_owned(),
+    )
 }
 
 fn without_hash(template: &PodTemplateSpec) -> PodTemplateSpec {
@@ -69,7 +76,10 @@ fn without_hash(template: &PodTemplateSpec) -> PodTemplateSpec {
 ///
 /// Upstream hashes a dump of Go structures; nothing but equality over time depends on the value, so this hashes the JSON text, whose fields are sorted.
 pub fn template_hash(template: &PodTemplateSpec, collisions: Option<i32>) -> String {
-    let holder = PodTemplate { template: Some(template.clone()), ..Default::default() };
+    let holder = PodTemplate {
+        template: Some(template.clone()),
+        ..Default::default()
+    };
     let mut text = holder.to_value()["template"].to_string().into_bytes();
     if let Some(collisions) = collisions {
         text.extend(collisions.to_le_bytes());
@@ -78,13 +88,18 @@ pub fn template_hash(template: &PodTemplateSpec, collisions: Option<i32>) -> Str
 }
 
 fn fnv1a(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    })
 }
 
 /// Digits in upstream's alphabet without vowels and look-alikes, so that no hash spells a word.
 fn safe_encode(digits: &str) -> String {
     const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    digits.bytes().map(|byte| char::from(ALPHABET[usize::from(byte) % ALPHABET.len()])).collect()
+    digits
+        .bytes()
+        .map(|byte| char::from(ALPHABET[usize::from(byte) % ALPHABET.len()]))
+        .collect()
 }
 
 /// The ReplicaSet for the Deployment's present template, of this size and revision.
@@ -98,7 +113,10 @@ pub fn new_replica_set(deployment: &Deployment, replicas: i32, max_replicas: i32
     labels.insert(TEMPLATE_HASH.into(), hash.clone());
     let labels = labels.clone();
     let mut selector: LabelSelector = spec.selector;
-    selector.match_labels.get_or_insert_default().insert(TEMPLATE_HASH.into(), hash.clone());
+    selector
+        .match_labels
+        .get_or_insert_default()
+        .insert(TEMPLATE_HASH.into(), hash.clone());
 
     let mut annotations = BTreeMap::new();
     copy_annotations(deployment, &mut annotations);
@@ -201,7 +219,18 @@ mod tests {
         let hash = &set.labels()[TEMPLATE_HASH];
         assert_eq!(set.name(), format!("web-{hash}"));
         assert_eq!(spec.selector.match_labels.as_ref().unwrap()[TEMPLATE_HASH], *hash);
-        assert_eq!(spec.template.as_ref().unwrap().metadata.as_ref().unwrap().labels.as_ref().unwrap()[TEMPLATE_HASH], *hash);
+        assert_eq!(
+            spec.template
+                .as_ref()
+                .unwrap()
+                .metadata
+                .as_ref()
+                .unwrap()
+                .labels
+                .as_ref()
+                .unwrap()[TEMPLATE_HASH],
+            *hash
+        );
         assert_eq!(set.annotations()[REVISION], "7");
         assert_eq!(set.annotations()[MAX_REPLICAS], "4");
         assert_eq!(set.annotations()["kubernetes.io/change-cause"], "v1");

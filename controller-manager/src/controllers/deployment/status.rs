@@ -66,14 +66,34 @@ pub fn note_pause(deployment: &Deployment, status: &mut DeploymentStatus, now: T
     }
     let noted = current.is_some_and(|current| reason(current) == "DeploymentPaused");
     if paused && !noted {
-        set(status, PROGRESSING, "Unknown", "DeploymentPaused", "Deployment is paused".into(), now);
+        set(
+            status,
+            PROGRESSING,
+            "Unknown",
+            "DeploymentPaused",
+            "Deployment is paused".into(),
+            now,
+        );
     } else if !paused && noted {
-        set(status, PROGRESSING, "Unknown", "DeploymentResumed", "Deployment is resumed".into(), now);
+        set(
+            status,
+            PROGRESSING,
+            "Unknown",
+            "DeploymentResumed",
+            "Deployment is resumed".into(),
+            now,
+        );
     }
 }
 
 /// Why the new ReplicaSet could not be created.
-pub fn note_create_failure(deployment: &Deployment, status: &mut DeploymentStatus, name: &str, error: &str, now: Timestamp) {
+pub fn note_create_failure(
+    deployment: &Deployment,
+    status: &mut DeploymentStatus,
+    name: &str,
+    error: &str,
+    now: Timestamp,
+) {
     if deadline(deployment).is_some() {
         let message = format!("Failed to create new replica set \"{name}\": {error}");
         set(status, PROGRESSING, "False", "ReplicaSetCreateError", message, now);
@@ -93,7 +113,10 @@ pub fn is_complete(deployment: &Deployment, status: &DeploymentStatus) -> bool {
 pub fn until_deadline(deployment: &Deployment, status: &DeploymentStatus, now: Timestamp) -> Option<Duration> {
     let limit = deadline(deployment)?;
     let condition = find(status, PROGRESSING)?;
-    if is_paused(deployment) || is_complete(deployment, status) || [NEW_SET_AVAILABLE, TIMED_OUT].contains(&reason(condition)) {
+    if is_paused(deployment)
+        || is_complete(deployment, status)
+        || [NEW_SET_AVAILABLE, TIMED_OUT].contains(&reason(condition))
+    {
         return None;
     }
     let since = condition.last_update_time.as_ref()?;
@@ -106,7 +129,11 @@ fn is_paused(deployment: &Deployment) -> bool {
 
 /// `spec.progressDeadlineSeconds`, where the largest number means none.
 fn deadline(deployment: &Deployment) -> Option<Duration> {
-    let seconds = deployment.spec.as_ref()?.progress_deadline_seconds.filter(|seconds| *seconds != i32::MAX)?;
+    let seconds = deployment
+        .spec
+        .as_ref()?
+        .progress_deadline_seconds
+        .filter(|seconds| *seconds != i32::MAX)?;
     Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }
 
@@ -121,7 +148,10 @@ fn counts(deployment: &Deployment, sets: &[Arc<ReplicaSet>], new: Option<&Replic
     DeploymentStatus {
         observed_generation: deployment.metadata.generation,
         replicas: number(sum(|status| status.replicas)),
-        updated_replicas: number(new.and_then(|set| set.status.as_ref()).map_or(0, |status| status.replicas)),
+        updated_replicas: number(
+            new.and_then(|set| set.status.as_ref())
+                .map_or(0, |status| status.replicas),
+        ),
         ready_replicas: number(sum(|status| status.ready_replicas.unwrap_or(0))),
         available_replicas: number(available),
         unavailable_replicas: number((sized - available).max(0)),
@@ -134,9 +164,17 @@ fn counts(deployment: &Deployment, sets: &[Arc<ReplicaSet>], new: Option<&Replic
 fn set_available(deployment: &Deployment, status: &mut DeploymentStatus, now: Timestamp) {
     let minimum = desired(deployment) - Fences::of(deployment).unavailable;
     let (value, reason, message) = if status.available_replicas.unwrap_or(0) >= minimum {
-        ("True", "MinimumReplicasAvailable", "Deployment has minimum availability.")
+        (
+            "True",
+            "MinimumReplicasAvailable",
+            "Deployment has minimum availability.",
+        )
     } else {
-        ("False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability.")
+        (
+            "False",
+            "MinimumReplicasUnavailable",
+            "Deployment does not have minimum availability.",
+        )
     };
     set(status, AVAILABLE, value, reason, message.into(), now);
 }
@@ -163,20 +201,45 @@ fn set_progressing(deployment: &Deployment, status: &mut DeploymentStatus, new: 
         None => format!("Deployment \"{}\"", deployment.name()),
     };
     if is_complete(deployment, status) {
-        set(status, PROGRESSING, "True", NEW_SET_AVAILABLE, format!("{subject} has successfully progressed."), now);
+        set(
+            status,
+            PROGRESSING,
+            "True",
+            NEW_SET_AVAILABLE,
+            format!("{subject} has successfully progressed."),
+            now,
+        );
     } else if has_progressed(deployment, status) {
         // A step forward restarts the deadline, so this is written anew even where nothing else changes.
         let since = find(status, PROGRESSING)
             .filter(|current| current.status == "True")
             .and_then(|current| current.last_transition_time.clone());
         remove(status, PROGRESSING);
-        set(status, PROGRESSING, "True", "ReplicaSetUpdated", format!("{subject} is progressing."), now);
-        let written = status.conditions.iter_mut().flatten().find(|condition| condition.type_ == PROGRESSING);
+        set(
+            status,
+            PROGRESSING,
+            "True",
+            "ReplicaSetUpdated",
+            format!("{subject} is progressing."),
+            now,
+        );
+        let written = status
+            .conditions
+            .iter_mut()
+            .flatten()
+            .find(|condition| condition.type_ == PROGRESSING);
         if let (Some(written), Some(since)) = (written, since) {
             written.last_transition_time = Some(since);
         }
     } else if has_timed_out(deployment, status, now) {
-        set(status, PROGRESSING, "False", TIMED_OUT, format!("{subject} has timed out progressing."), now);
+        set(
+            status,
+            PROGRESSING,
+            "False",
+            TIMED_OUT,
+            format!("{subject} has timed out progressing."),
+            now,
+        );
     }
 }
 
@@ -191,20 +254,28 @@ fn has_progressed(deployment: &Deployment, status: &DeploymentStatus) -> bool {
 }
 
 fn has_timed_out(deployment: &Deployment, status: &DeploymentStatus, now: Timestamp) -> bool {
-    let (Some(limit), Some(condition)) = (deadline(deployment), find(status, PROGRESSING)) else { return false };
+    let (Some(limit), Some(condition)) = (deadline(deployment), find(status, PROGRESSING)) else {
+        return false;
+    };
     match reason(condition) {
         NEW_SET_AVAILABLE => false,
         TIMED_OUT => true,
         _ => {
             !is_paused(deployment)
-                && condition.last_update_time.as_ref().is_some_and(|since| elapsed(since.0, now) > limit)
+                && condition
+                    .last_update_time
+                    .as_ref()
+                    .is_some_and(|since| elapsed(since.0, now) > limit)
         }
     }
 }
 
 fn set_failure(status: &mut DeploymentStatus, sets: &[Arc<ReplicaSet>]) {
     remove(status, REPLICA_FAILURE);
-    let mut conditions = sets.iter().filter_map(|set| set.status.as_ref()?.conditions.as_ref()).flatten();
+    let mut conditions = sets
+        .iter()
+        .filter_map(|set| set.status.as_ref()?.conditions.as_ref())
+        .flatten();
     if let Some(failure) = conditions.find(|condition| condition.type_ == REPLICA_FAILURE) {
         status.conditions.get_or_insert_default().push(DeploymentCondition {
             type_: failure.type_.clone(),
@@ -222,11 +293,18 @@ fn reason(condition: &DeploymentCondition) -> &str {
 }
 
 fn find<'a>(status: &'a DeploymentStatus, kind: &str) -> Option<&'a DeploymentCondition> {
-    status.conditions.iter().flatten().find(|condition| condition.type_ == kind)
+    status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == kind)
 }
 
 fn remove(status: &mut DeploymentStatus, kind: &str) {
-    status.conditions.iter_mut().for_each(|conditions| conditions.retain(|condition| condition.type_ != kind));
+    status
+        .conditions
+        .iter_mut()
+        .for_each(|conditions| conditions.retain(|condition| condition.type_ != kind));
 }
 
 /// Writes a condition unless it has this status and reason already. Its transition time moves with its status only.
@@ -235,7 +313,9 @@ fn set(status: &mut DeploymentStatus, kind: &str, value: &str, why: &str, messag
     if current.is_some_and(|current| current.status == value && reason(current) == why) {
         return;
     }
-    let since = current.filter(|current| current.status == value).and_then(|current| current.last_transition_time.clone());
+    let since = current
+        .filter(|current| current.status == value)
+        .and_then(|current| current.last_transition_time.clone());
     let condition = DeploymentCondition {
         type_: kind.into(),
         status: value.into(),
@@ -256,7 +336,9 @@ mod tests {
 
     fn reasons(status: &DeploymentStatus) -> Vec<(&str, &str, &str)> {
         let conditions = status.conditions.iter().flatten();
-        conditions.map(|condition| (condition.type_.as_str(), condition.status.as_str(), reason(condition))).collect()
+        conditions
+            .map(|condition| (condition.type_.as_str(), condition.status.as_str(), reason(condition)))
+            .collect()
     }
 
     fn at(deployment: &Deployment, set: &ReplicaSet) -> DeploymentStatus {
@@ -267,16 +349,25 @@ mod tests {
     fn a_roll_out_is_created_progresses_and_completes() {
         let mut deployment = deployment(2);
         deployment.status = Some(status(&deployment, &[], NewSet::Created("web-1"), now()));
-        let expected = [("Available", "False", "MinimumReplicasUnavailable"), ("Progressing", "True", "NewReplicaSetCreated")];
+        let expected = [
+            ("Available", "False", "MinimumReplicasUnavailable"),
+            ("Progressing", "True", "NewReplicaSetCreated"),
+        ];
         assert_eq!(reasons(deployment.status.as_ref().unwrap()), expected);
 
         deployment.status = Some(at(&deployment, &replica_set(&deployment, 2, 0, 1)));
         assert_eq!(deployment.status.as_ref().unwrap().updated_replicas, Some(2));
-        assert_eq!(reasons(deployment.status.as_ref().unwrap())[1], ("Progressing", "True", "ReplicaSetUpdated"));
+        assert_eq!(
+            reasons(deployment.status.as_ref().unwrap())[1],
+            ("Progressing", "True", "ReplicaSetUpdated")
+        );
 
         deployment.status = Some(at(&deployment, &replica_set(&deployment, 2, 2, 1)));
         let done = deployment.status.as_ref().unwrap();
-        let expected = [("Available", "True", "MinimumReplicasAvailable"), ("Progressing", "True", "NewReplicaSetAvailable")];
+        let expected = [
+            ("Available", "True", "MinimumReplicasAvailable"),
+            ("Progressing", "True", "NewReplicaSetAvailable"),
+        ];
         assert_eq!(reasons(done), expected);
         assert!(is_complete(&deployment, done));
         assert_eq!(until_deadline(&deployment, done, now()), None);
@@ -290,7 +381,10 @@ mod tests {
         deployment.spec.as_mut().unwrap().progress_deadline_seconds = Some(60);
         let set = replica_set(&deployment, 2, 0, 1);
         let mut first = at(&deployment, &set);
-        assert_eq!(until_deadline(&deployment, &first, now()), Some(Duration::from_secs(61)));
+        assert_eq!(
+            until_deadline(&deployment, &first, now()),
+            Some(Duration::from_secs(61))
+        );
         for condition in first.conditions.iter_mut().flatten() {
             condition.last_update_time = Some(ago(61));
         }

@@ -23,7 +23,10 @@ pub fn deployment(replicas: i32) -> Deployment {
         },
         spec: Some(DeploymentSpec {
             replicas: Some(replicas),
-            selector: LabelSelector { match_labels: labels.clone(), ..Default::default() },
+            selector: LabelSelector {
+                match_labels: labels.clone(),
+                ..Default::default()
+            },
             progress_deadline_seconds: Some(600),
             revision_history_limit: Some(10),
             strategy: Some(DeploymentStrategy {
@@ -34,9 +37,16 @@ pub fn deployment(replicas: i32) -> Deployment {
                 }),
             }),
             template: PodTemplateSpec {
-                metadata: Some(ObjectMeta { labels, ..Default::default() }),
+                metadata: Some(ObjectMeta {
+                    labels,
+                    ..Default::default()
+                }),
                 spec: Some(PodSpec {
-                    containers: vec![Container { name: "web".into(), image: Some("web:1".into()), ..Default::default() }],
+                    containers: vec![Container {
+                        name: "web".into(),
+                        image: Some("web:1".into()),
+                        ..Default::default()
+                    }],
                     ..Default::default()
                 }),
             },
@@ -48,7 +58,16 @@ pub fn deployment(replicas: i32) -> Deployment {
 
 /// The Deployment with another image.
 pub fn with_image(mut deployment: Deployment, image: &str) -> Deployment {
-    deployment.spec.as_mut().unwrap().template.spec.as_mut().unwrap().containers[0].image = Some(image.into());
+    deployment
+        .spec
+        .as_mut()
+        .unwrap()
+        .template
+        .spec
+        .as_mut()
+        .unwrap()
+        .containers[0]
+        .image = Some(image.into());
     deployment
 }
 
