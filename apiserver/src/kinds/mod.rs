@@ -1,8 +1,98 @@
 //! The rules of the kinds that have some of their own: one file a kind (or family), one line each in [`STRATEGIES`].
 
-use crate::registry::strategy::{Generic, Strategy};
+pub mod autoscaling;
+pub mod common;
+pub mod config;
+pub mod daemon_set;
+pub mod deployment;
+pub mod endpoints;
+pub mod event;
+pub mod extension;
+pub mod field;
+pub mod job;
+pub mod namespace;
+pub mod networking;
+pub mod node;
+pub mod pod;
+pub mod policy;
+pub mod rbac;
+pub mod replica_set;
+pub mod rules;
+pub mod service;
+pub mod stateful_set;
+pub mod volume;
 
-static GENERATION: Generic = Generic { generation: true };
+use crate::registry::strategy::Strategy;
+
+const ADMISSION: &str = "admissionregistration.k8s.io";
+const FLOW: &str = "flowcontrol.apiserver.k8s.io";
+const RBAC: &str = "rbac.authorization.k8s.io";
 
 /// Group, resource and rules. A resource that is not here has nothing special.
-pub static STRATEGIES: &[(&str, &str, &dyn Strategy)] = &[("networking.k8s.io", "networkpolicies", &GENERATION)];
+pub static STRATEGIES: &[(&str, &str, &dyn Strategy)] = &[
+    ("", "configmaps", &config::CONFIG_MAP),
+    ("", "endpoints", &endpoints::ENDPOINTS),
+    ("", "events", &event::Event),
+    ("", "limitranges", &policy::LIMIT_RANGE),
+    ("", "namespaces", &namespace::Namespace),
+    ("", "nodes", &node::NODE),
+    ("", "persistentvolumeclaims", &volume::CLAIM),
+    ("", "persistentvolumes", &volume::VOLUME),
+    ("", "pods", &pod::Pod),
+    ("", "podtemplates", &policy::POD_TEMPLATE),
+    ("", "replicationcontrollers", &replica_set::REPLICATION_CONTROLLER),
+    ("", "resourcequotas", &policy::RESOURCE_QUOTA),
+    ("", "secrets", &config::SECRET),
+    ("", "serviceaccounts", &config::SERVICE_ACCOUNT),
+    ("", "services", &service::Service),
+    (ADMISSION, "mutatingadmissionpolicies", &extension::MUTATING_POLICY),
+    (ADMISSION, "mutatingadmissionpolicybindings", &extension::POLICY_BINDING),
+    (ADMISSION, "mutatingwebhookconfigurations", &extension::WEBHOOKS),
+    (ADMISSION, "validatingadmissionpolicies", &extension::VALIDATING_POLICY),
+    (
+        ADMISSION,
+        "validatingadmissionpolicybindings",
+        &extension::POLICY_BINDING,
+    ),
+    (ADMISSION, "validatingwebhookconfigurations", &extension::WEBHOOKS),
+    (
+        "apiextensions.k8s.io",
+        "customresourcedefinitions",
+        &extension::DEFINITION,
+    ),
+    ("apiregistration.k8s.io", "apiservices", &extension::API_SERVICE),
+    ("apps", "controllerrevisions", &stateful_set::CONTROLLER_REVISION),
+    ("apps", "daemonsets", &daemon_set::DAEMON_SET),
+    ("apps", "deployments", &deployment::DEPLOYMENT),
+    ("apps", "replicasets", &replica_set::REPLICA_SET),
+    ("apps", "statefulsets", &stateful_set::STATEFUL_SET),
+    ("autoscaling", "horizontalpodautoscalers", &autoscaling::AUTOSCALER),
+    ("batch", "cronjobs", &job::CRON_JOB),
+    ("batch", "jobs", &job::Job),
+    (
+        "certificates.k8s.io",
+        "certificatesigningrequests",
+        &extension::SIGNING_REQUEST,
+    ),
+    ("coordination.k8s.io", "leases", &policy::LEASE),
+    ("discovery.k8s.io", "endpointslices", &endpoints::ENDPOINT_SLICE),
+    (FLOW, "flowschemas", &extension::FLOW_SCHEMA),
+    (FLOW, "prioritylevelconfigurations", &extension::PRIORITY_LEVEL),
+    ("networking.k8s.io", "ingressclasses", &networking::INGRESS_CLASS),
+    ("networking.k8s.io", "ingresses", &networking::INGRESS),
+    ("networking.k8s.io", "ipaddresses", &networking::IP_ADDRESS),
+    ("networking.k8s.io", "networkpolicies", &networking::NETWORK_POLICY),
+    ("networking.k8s.io", "servicecidrs", &networking::SERVICE_CIDR),
+    ("node.k8s.io", "runtimeclasses", &policy::RUNTIME_CLASS),
+    ("policy", "poddisruptionbudgets", &policy::DISRUPTION_BUDGET),
+    (RBAC, "clusterrolebindings", &rbac::CLUSTER_ROLE_BINDING),
+    (RBAC, "clusterroles", &rbac::CLUSTER_ROLE),
+    (RBAC, "rolebindings", &rbac::ROLE_BINDING),
+    (RBAC, "roles", &rbac::ROLE),
+    ("scheduling.k8s.io", "priorityclasses", &policy::PRIORITY_CLASS),
+    ("storage.k8s.io", "csidrivers", &volume::CSI_DRIVER),
+    ("storage.k8s.io", "csinodes", &volume::CSI_NODE),
+    ("storage.k8s.io", "storageclasses", &volume::STORAGE_CLASS),
+    ("storage.k8s.io", "volumeattachments", &volume::ATTACHMENT),
+    ("storage.k8s.io", "volumeattributesclasses", &volume::ATTRIBUTES_CLASS),
+];

@@ -1,0 +1,367 @@
+//! Kinds that extend the API: CustomResourceDefinitions, APIServices, webhooks, admission policies, certificate requests, flow control.
+
+use serde_json::{Value, json};
+
+use super::common::condition;
+use super::field::{Errors, Field, default, default_zero, each, ensure, list, number, text};
+use super::rbac::created_row;
+use super::rules::Rules;
+use crate::registry::table::{self, Column};
+
+/// Rules of `customresourcedefinitions.apiextensions.k8s.io`.
+pub static DEFINITION: Rules = Rules {
+    generation: true,
+    default: |object| {
+        let Some(spec) = ensure(object, "spec") else { return };
+        if let Some(conversion) = ensure(spec, "conversion") {
+            default_zero(conversion, "strategy", "None");
+        }
+        if let Some(names) = ensure(spec, "names") {
+            let kind = text(names, "/kind").to_owned();
+            default_zero(names, "singular", kind.to_lowercase());
+            default_zero(names, "listKind", format!("{kind}List"));
+        }
+    },
+    validate: validate_definition,
+    columns: &[
+        Column::NAME,
+        Column {
+            kind: "date",
+            ..Column::text("Created At")
+        },
+    ],
+    row: created_row,
+    ..Rules::NONE
+};
+
+/// Rules of `apiservices.apiregistration.k8s.io`.
+pub static API_SERVICE: Rules = Rules {
+    columns: &[
+        Column::NAME,
+        Column::text("Service"),
+        Column::text("Available"),
+        Column::AGE,
+    ],
+    row: |object, now| {
+        let service = object.pointer("/spec/service").filter(|s| s.is_object());
+        let shown = service.map_or_else(
+            || "Local".to_owned(),
+            |s| format!("{}/{}", text(s, "/namespace"), text(s, "/name")),
+        );
+        let available = condition(object, "Available").map_or("Unknown".to_owned(), |c| {
+            match (text(c, "/status"), text(c, "/reason")) {
+                ("True", _) => "True".to_owned(),
+                (status, reason) => format!("{status} ({reason})"),
+            }
+        });
+        vec![
+            table::name(object),
+            json!(shown),
+            json!(available),
+            table::age(object, now),
+        ]
+    },
+    ..Rules::NONE
+};
+
+/// Rules of the two kinds of webhook configurations.
+pub static WEBHOOKS: Rules = Rules {
+    generation: true,
+    default: |object| {
+        for hook in each(object, "webhooks") {
+            default(hook, "failurePolicy", "Fail");
+            default(hook, "matchPolicy", "Equivalent");
+            default(hook, "namespaceSelector", json!({}));
+            default(hook, "objectSelector", json!({}));
+            default(hook, "timeoutSeconds", 10);
+            for rule in each(hook, "rules") {
+                default(rule, "scope", "*");
+            }
+            if let Some(service) = hook.pointer_mut("/clientConfig/service") {
+                default(service, "port", 443);
+            }
+        }
+    },
+    validate: |root, errors| {
+        let hooks = root.get("webhooks");
+        hooks.unique(errors, "name");
+        for hook in hooks.items() {
+            hook.get("failurePolicy").one_of(errors, &["Fail", "Ignore"]);
+            let effects = hook.get("sideEffects");
+            if effects.exists() {
+                effects.one_of(errors, &["None", "NoneOnDryRun"])
+            } else {
+                effects.required(errors, "must specify one of None, NoneOnDryRun")
+            }
+            let versions = hook.get("admissionReviewVersions");
+            if versions.is_empty() {
+                versions.required(errors, "must specify one of v1, v1beta1");
+            }
+            let seconds = hook.get("timeoutSeconds");
+            if seconds.int().is_some_and(|n| !(1..=30).contains(&n)) {
+                seconds.invalid(errors, "the timeout value must be between 1 and 30 seconds");
+            }
+        }
+    },
+    columns: &[Column::NAME, Column::integer("Webhooks"), Column::AGE],
+    row: |object, now| {
+        vec![
+            table::name(object),
+            json!(list(object, "/webhooks").len()),
+            table::age(object, now),
+        ]
+    },
+    ..Rules::NONE
+};
+
+/// Rules of `validatingadmissionpolicies` and, with their own count, `mutatingadmissionpolicies`.
+pub static VALIDATING_POLICY: Rules = Rules {
+    generation: true,
+    default: |object| policy_defaults(object),
+    columns: &[
+        Column::NAME,
+        Column::integer("Validations"),
+        Column::text("ParamKind"),
+        Column::AGE,
+    ],
+    row: |object, now| policy_row(object, now, "/spec/validations"),
+    ..Rules::NONE
+};
+
+/// Rules of `mutatingadmissionpolicies.admissionregistration.k8s.io`.
+pub static MUTATING_POLICY: Rules = Rules {
+    generation: true,
+    default: |object| policy_defaults(object),
+    columns: &[
+        Column::NAME,
+        Column::integer("Mutations"),
+        Column::text("ParamKind"),
+        Column::AGE,
+    ],
+    row: |object, now| policy_row(object, now, "/spec/mutations"),
+    ..Rules::NONE
+};
+
+/// Rules of the bindings of both kinds of policies.
+pub static POLICY_BINDING: Rules = Rules {
+    generation: true,
+    columns: &[
+        Column::NAME,
+        Column::text("PolicyName"),
+        Column::text("ParamRef"),
+        Column::AGE,
+    ],
+    row: |object, now| {
+        let parameter = object.pointer("/spec/paramRef").filter(|p| p.is_object()).map_or_else(
+            || "<unset>".to_owned(),
+            |p| match (text(p, "/namespace"), text(p, "/name")) {
+                (_, "") => "*".to_owned(),
+                ("", name) => name.to_owned(),
+                (namespace, name) => format!("{namespace}/{name}"),
+            },
+        );
+        vec![
+            table::name(object),
+            json!(text(object, "/spec/policyName")),
+            json!(parameter),
+            table::age(object, now),
+        ]
+    },
+    ..Rules::NONE
+};
+
+/// Rules of `certificatesigningrequests.certificates.k8s.io`.
+pub static SIGNING_REQUEST: Rules = Rules {
+    validate: |root, errors| {
+        let spec = root.get("spec");
+        for name in ["request", "signerName"] {
+            let field = spec.get(name);
+            if field.is_empty() {
+                field.required(errors, "");
+            }
+        }
+        let usages = spec.get("usages");
+        if usages.is_empty() {
+            usages.required(errors, "");
+        }
+        let seconds = spec.get("expirationSeconds");
+        if seconds.int().is_some_and(|n| n < 600) {
+            seconds.invalid(errors, "may not specify a duration less than 600 seconds (10 minutes)");
+        }
+    },
+    columns: &[
+        Column::NAME,
+        Column::AGE,
+        Column::text("SignerName"),
+        Column::text("Requestor"),
+        Column::text("RequestedDuration"),
+        Column::text("Condition"),
+    ],
+    row: |object, now| {
+        let duration = object
+            .pointer("/spec/expirationSeconds")
+            .and_then(Value::as_i64)
+            .map_or_else(|| "<none>".to_owned(), table::human_duration);
+        vec![
+            table::name(object),
+            table::age(object, now),
+            json!(super::common::or_none(text(object, "/spec/signerName"))),
+            json!(text(object, "/spec/username")),
+            json!(duration),
+            json!(request_state(object)),
+        ]
+    },
+    fields: &["spec.signerName"],
+    ..Rules::NONE
+};
+
+/// Rules of `flowschemas.flowcontrol.apiserver.k8s.io`.
+pub static FLOW_SCHEMA: Rules = Rules {
+    generation: true,
+    default: |object| {
+        if let Some(spec) = ensure(object, "spec") {
+            default_zero(spec, "matchingPrecedence", 1000);
+        }
+    },
+    columns: &[
+        Column::NAME,
+        Column::text("PriorityLevel"),
+        Column::integer("MatchingPrecedence"),
+        Column::text("DistinguisherMethod"),
+        Column::AGE,
+        Column::text("MissingPL"),
+    ],
+    row: |object, now| {
+        let dangling = condition(object, "Dangling").map_or("?", |c| text(c, "/status"));
+        vec![
+            table::name(object),
+            json!(text(object, "/spec/priorityLevelConfiguration/name")),
+            json!(number(object, "/spec/matchingPrecedence")),
+            json!(super::common::or_none(text(object, "/spec/distinguisherMethod/type"))),
+            table::age(object, now),
+            json!(dangling),
+        ]
+    },
+    ..Rules::NONE
+};
+
+/// Rules of `prioritylevelconfigurations.flowcontrol.apiserver.k8s.io`.
+pub static PRIORITY_LEVEL: Rules = Rules {
+    generation: true,
+    default: |object| {
+        let Some(limited) = object.pointer_mut("/spec/limited").filter(|l| l.is_object()) else {
+            return;
+        };
+        default(limited, "nominalConcurrencyShares", 30);
+        default(limited, "lendablePercent", 0);
+    },
+    columns: &[
+        Column::NAME,
+        Column::text("Type"),
+        Column::text("NominalConcurrencyShares"),
+        Column::text("Queues"),
+        Column::text("HandSize"),
+        Column::text("QueueLengthLimit"),
+        Column::AGE,
+    ],
+    row: |object, now| {
+        let cell = |pointer: &str| {
+            object
+                .pointer(pointer)
+                .and_then(Value::as_i64)
+                .map_or_else(|| json!("<none>"), |n| json!(n))
+        };
+        let queuing = "/spec/limited/limitResponse/queuing";
+        vec![
+            table::name(object),
+            json!(text(object, "/spec/type")),
+            cell("/spec/limited/nominalConcurrencyShares"),
+            cell(&format!("{queuing}/queues")),
+            cell(&format!("{queuing}/handSize")),
+            cell(&format!("{queuing}/queueLengthLimit")),
+            table::age(object, now),
+        ]
+    },
+    ..Rules::NONE
+};
+
+fn policy_defaults(object: &mut Value) {
+    let Some(spec) = ensure(object, "spec") else { return };
+    default(spec, "failurePolicy", "Fail");
+    if let Some(constraints) = spec.get_mut("matchConstraints") {
+        default(constraints, "matchPolicy", "Equivalent");
+        default(constraints, "namespaceSelector", json!({}));
+        default(constraints, "objectSelector", json!({}));
+        for rule in each(constraints, "resourceRules") {
+            default(rule, "scope", "*");
+        }
+    }
+}
+
+fn policy_row(object: &Value, now: jiff::Timestamp, counted: &str) -> Vec<Value> {
+    let parameter = object.pointer("/spec/paramKind").filter(|p| p.is_object());
+    let shown = parameter.map_or_else(
+        || "<unset>".to_owned(),
+        |p| format!("{}/{}", text(p, "/apiVersion"), text(p, "/kind")),
+    );
+    vec![
+        table::name(object),
+        json!(list(object, counted).len()),
+        json!(shown),
+        table::age(object, now),
+    ]
+}
+
+/// `Approved,Issued` and its like.
+fn request_state(object: &Value) -> String {
+    let is = |kind: &str| condition(object, kind).is_some();
+    let mut shown = match (is("Denied"), is("Approved")) {
+        (true, _) => "Denied",
+        (false, true) => "Approved",
+        (false, false) => "Pending",
+    }
+    .to_owned();
+    if is("Failed") {
+        shown.push_str(",Failed");
+    }
+    if !text(object, "/status/certificate").is_empty() {
+        shown.push_str(",Issued");
+    }
+    shown
+}
+
+fn validate_definition(root: &Field<'_>, errors: &mut Errors) {
+    let spec = root.get("spec");
+    let (group, names, versions) = (spec.get("group"), spec.get("names"), spec.get("versions"));
+    if group.is_empty() {
+        group.required(errors, "")
+    } else {
+        group.invalid_all(errors, api::names::dns1123_subdomain(group.str()))
+    }
+    spec.get("scope").required_one_of(errors, &["Cluster", "Namespaced"]);
+    for name in ["plural", "kind"] {
+        let field = names.get(name);
+        if field.is_empty() {
+            field.required(errors, "");
+        } else {
+            field.invalid_all(errors, api::names::dns1035_label(&field.str().to_lowercase()));
+        }
+    }
+    let metadata = root.get("metadata");
+    let name = metadata.get("name");
+    let wanted = format!("{}.{}", text(names.value, "/plural"), group.str());
+    if name.str() != wanted {
+        name.invalid(errors, "must be spec.names.plural+\".\"+spec.group");
+    }
+    versions.unique(errors, "name");
+    let stored = versions.items().filter(|v| v.get("storage").bool()).count();
+    if stored != 1 {
+        versions.invalid(errors, "must have exactly one version marked as storage version");
+    }
+    for version in versions.items() {
+        let schema = version.get("schema");
+        if !schema.get("openAPIV3Schema").exists() {
+            schema.get("openAPIV3Schema").required(errors, "schemas are required");
+        }
+    }
+}

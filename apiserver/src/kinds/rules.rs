@@ -1,0 +1,101 @@
+//! [`Rules`]: the strategy of a kind whose rules are a handful of plain functions. Kinds that allocate or keep state implement
+//! [`Strategy`] themselves.
+
+use api::FieldError;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::field::{Errors, Field};
+use crate::registry::strategy::{Strategy, WriteContext};
+use crate::registry::table::{self, Column};
+
+/// What is special to a simple kind; start from [`Rules::NONE`].
+#[derive(Clone, Copy)]
+pub struct Rules {
+    /// See [`Strategy::generation`].
+    pub generation: bool,
+    /// Fills in defaults; idempotent.
+    pub default: fn(&mut Value),
+    /// Faults of an object, whenever it is written.
+    pub validate: fn(&Field<'_>, &mut Errors),
+    /// Faults of a change against the old object, besides those of `validate`.
+    pub validate_update: fn(&Field<'_>, &Value, &mut Errors),
+    /// Columns of a table.
+    pub columns: &'static [Column],
+    /// One cell a column.
+    pub row: fn(&Value, Timestamp) -> Vec<Value>,
+    /// See [`Strategy::selectable_fields`].
+    pub fields: &'static [&'static str],
+    /// What is wrong with a name.
+    pub name: fn(&str) -> Vec<String>,
+    /// See [`Strategy::unconditional_update`].
+    pub unconditional_update: bool,
+}
+
+fn default_row(object: &Value, now: Timestamp) -> Vec<Value> {
+    vec![table::name(object), table::age(object, now)]
+}
+
+impl Rules {
+    /// A kind with nothing special.
+    pub const NONE: Rules = Rules {
+        generation: false,
+        default: |_| {},
+        validate: |_, _| {},
+        validate_update: |_, _, _| {},
+        columns: table::DEFAULT_COLUMNS,
+        row: default_row,
+        fields: &[],
+        name: api::names::dns1123_subdomain,
+        unconditional_update: true,
+    };
+}
+
+impl Strategy for Rules {
+    fn default(&self, object: &mut Value) {
+        (self.default)(object);
+    }
+
+    fn generation(&self) -> bool {
+        self.generation
+    }
+
+    fn validate(&self, _cx: &WriteContext<'_>, object: &Value) -> Vec<FieldError> {
+        let mut errors = Errors::new();
+        (self.validate)(&Field::root("", object), &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, cx: &WriteContext<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
+        if cx.subresource == "status" {
+            return Vec::new();
+        }
+        let mut errors = self.validate(cx, new);
+        (self.validate_update)(&Field::root("", new), old, &mut errors);
+        errors
+    }
+
+    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
+        if prefix {
+            (self.name)(&format!("{}a", name.trim_end_matches('-')))
+        } else {
+            (self.name)(name)
+        }
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        self.columns
+    }
+
+    fn row(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        (self.row)(object, now)
+    }
+
+    fn selectable_fields(&self) -> &'static [&'static str] {
+        self.fields
+    }
+
+    fn unconditional_update(&self) -> bool {
+        self.unconditional_update
+    }
+}

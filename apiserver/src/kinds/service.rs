@@ -1,0 +1,582 @@
+//! Services: defaults, IP families, validation and columns. Addresses and ports are allocated by `allocators`, in the transaction that
+//! writes the service.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use api::{FieldError, names};
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+use super::common::{format_labels, labels, or_none};
+use super::field::{Errors, Field, default, default_zero, each, ensure, list, port_number, text};
+use crate::allocators;
+use crate::registry::strategy::{Extra, Strategy, WriteContext, keep_all_but_status, remove, restore};
+use crate::registry::table::{self, Column};
+
+const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::text("Type"),
+    Column::text("Cluster-IP"),
+    Column::text("External-IP"),
+    Column::text("Port(s)"),
+    Column::AGE,
+    Column::text("Selector").wide(),
+];
+
+/// Rules of `services`.
+pub struct Service;
+
+#[async_trait]
+impl Strategy for Service {
+    fn default(&self, service: &mut Value) {
+        if let Some(spec) = ensure(service, "spec") {
+            fill(spec);
+        }
+    }
+
+    fn prepare_create(&self, _cx: &WriteContext<'_>, service: &mut Value) {
+        remove(service, "status");
+        crate::kinds::field::set(service, "status", json!({"loadBalancer": {}}));
+        if let Some(spec) = service.get_mut("spec") {
+            normalize_ips(spec, None);
+        }
+    }
+
+    fn prepare_update(&self, cx: &WriteContext<'_>, new: &mut Value, old: &Value) {
+        if cx.subresource == "status" {
+            return keep_all_but_status(new, old);
+        }
+        restore(new, old, "status");
+        if let Some(spec) = new.get_mut("spec") {
+            normalize_ips(spec, old.get("spec"));
+            keep_allocated(spec, &old["spec"]);
+            drop_type_dependent(spec, &old["spec"]);
+        }
+    }
+
+    fn validate(&self, _cx: &WriteContext<'_>, service: &Value) -> Vec<FieldError> {
+        let mut errors = Errors::new();
+        validate(&Field::root("", service), &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, cx: &WriteContext<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
+        if cx.subresource == "status" {
+            return Vec::new();
+        }
+        let mut errors = self.validate(cx, new);
+        let spec = Field::root("spec", &new["spec"]);
+        let (ips, before) = (spec.get("clusterIPs"), list(old, "/spec/clusterIPs"));
+        let external = |v: &Value| text(v, "/spec/type") == "ExternalName";
+        if !external(new) && !external(old) {
+            for (ip, was) in ips.items().zip(before) {
+                if ip.value != was {
+                    errors.push(FieldError::invalid(
+                        ip.to_string(),
+                        ips.value.clone(),
+                        "may not change once set",
+                    ));
+                }
+            }
+        }
+        errors
+    }
+
+    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
+        if prefix {
+            names::dns1035_label(&format!("{}a", name.trim_end_matches('-')))
+        } else {
+            names::dns1035_label(name)
+        }
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        COLUMNS
+    }
+
+    fn row(&self, service: &Value, now: jiff::Timestamp) -> Vec<Value> {
+        let ip = list(service, "/spec/clusterIPs")
+            .first()
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        vec![
+            table::name(service),
+            json!(text(service, "/spec/type")),
+            json!(or_none(ip)),
+            json!(external_ip(service)),
+            json!(ports_cell(service)),
+            table::age(service, now),
+            json!(format_labels(service.pointer("/spec/selector"))),
+        ]
+    }
+
+    fn selectable_fields(&self) -> &'static [&'static str] {
+        &["spec.clusterIP", "spec.type"]
+    }
+
+    async fn before_create(&self, cx: &WriteContext<'_>, service: &mut Value) -> Result<Extra, api::Error> {
+        allocators::service(cx, service, None).await
+    }
+
+    async fn before_update(&self, cx: &WriteContext<'_>, new: &mut Value, old: &Value) -> Result<Extra, api::Error> {
+        if cx.subresource.is_empty() {
+            allocators::service(cx, new, Some(old)).await
+        } else {
+            Ok(Extra::default())
+        }
+    }
+
+    async fn before_remove(&self, _cx: &WriteContext<'_>, service: &Value) -> Result<Extra, api::Error> {
+        Ok(allocators::release(service))
+    }
+}
+
+fn kind(spec: &Value) -> &str {
+    text(spec, "/type")
+}
+
+/// Whether a service of this type has cluster IPs at all.
+pub fn has_cluster_ip(spec: &Value) -> bool {
+    matches!(kind(spec), "ClusterIP" | "NodePort" | "LoadBalancer")
+}
+
+/// Whether the service asks for no address of its own.
+pub fn is_headless(spec: &Value) -> bool {
+    has_cluster_ip(spec)
+        && (text(spec, "/clusterIP") == "None" || list(spec, "/clusterIPs").first().is_some_and(|ip| ip == "None"))
+}
+
+/// Whether each port gets a node port.
+pub fn has_node_ports(spec: &Value) -> bool {
+    match kind(spec) {
+        "NodePort" => true,
+        "LoadBalancer" => spec.get("allocateLoadBalancerNodePorts").and_then(Value::as_bool) != Some(false),
+        _ => false,
+    }
+}
+
+fn fill(spec: &mut Value) {
+    default_zero(spec, "sessionAffinity", "None");
+    if text(spec, "/sessionAffinity") == "None" {
+        remove(spec, "sessionAffinityConfig");
+    } else if text(spec, "/sessionAffinity") == "ClientIP"
+        && let Some(client) = ensure(spec, "sessionAffinityConfig").and_then(|c| ensure(c, "clientIP"))
+    {
+        default(client, "timeoutSeconds", 10800);
+    }
+    default_zero(spec, "type", "ClusterIP");
+    for port in each(spec, "ports") {
+        default_zero(port, "protocol", "TCP");
+        let number = port.get("port").cloned().unwrap_or_default();
+        default_zero(port, "targetPort", number);
+    }
+    let kind = kind(spec).to_owned();
+    let reachable = matches!(&*kind, "NodePort" | "LoadBalancer")
+        || (kind == "ClusterIP" && !list(spec, "/externalIPs").is_empty());
+    if reachable {
+        default_zero(spec, "externalTrafficPolicy", "Cluster");
+    }
+    if kind != "ExternalName" {
+        default(spec, "internalTrafficPolicy", "Cluster");
+    }
+    if kind == "LoadBalancer" {
+        default(spec, "allocateLoadBalancerNodePorts", true);
+    }
+}
+
+/// Keeps `clusterIP` and `clusterIPs` saying the same, and fills in the families that follow from them.
+fn normalize_ips(spec: &mut Value, old: Option<&Value>) {
+    if kind(spec) == "ExternalName" {
+        if old.is_some_and(|o| kind(o) != "ExternalName") {
+            ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"]
+                .into_iter()
+                .for_each(|field| remove(spec, field));
+        }
+        return;
+    }
+    let single = text(spec, "/clusterIP").to_owned();
+    let many = list(spec, "/clusterIPs");
+    let before = old.map_or("", |o| text(o, "/clusterIP"));
+    if many.is_empty() && !single.is_empty() {
+        crate::kinds::field::set(spec, "clusterIPs", json!([single]));
+    } else if single.is_empty() && !many.is_empty() {
+        let first = many[0].clone();
+        crate::kinds::field::set(spec, "clusterIP", first);
+    } else if old.is_some() && single != before && !many.is_empty() && many[0] == before {
+        crate::kinds::field::set(spec, "clusterIPs", json!([single]));
+    }
+    let families: Vec<&str> = list(spec, "/clusterIPs")
+        .iter()
+        .filter_map(Value::as_str)
+        .filter_map(|ip| ip.parse::<IpAddr>().ok())
+        .map(family)
+        .collect();
+    let families = if families.is_empty() {
+        json!(["IPv4"])
+    } else {
+        json!(families)
+    };
+    let selectorless_headless = is_headless(spec)
+        && spec
+            .get("selector")
+            .is_none_or(|s| s.as_object().is_none_or(|m| m.is_empty()));
+    let families = if selectorless_headless && list(spec, "/ipFamilies").is_empty() {
+        json!(["IPv4"])
+    } else {
+        families
+    };
+    let policy = if families.as_array().map_or(0, Vec::len) > 1 {
+        "RequireDualStack"
+    } else {
+        "SingleStack"
+    };
+    default(spec, "ipFamilyPolicy", policy);
+    if list(spec, "/ipFamilies").is_empty() {
+        crate::kinds::field::set(spec, "ipFamilies", families);
+    }
+}
+
+fn family(ip: IpAddr) -> &'static str {
+    if ip.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+/// A PUT that leaves out what the server allocated keeps it, as upstream does for callers that send their manifest again.
+fn keep_allocated(spec: &mut Value, old: &Value) {
+    if !has_cluster_ip(spec) || !has_cluster_ip(old) {
+        return;
+    }
+    if text(spec, "/clusterIP").is_empty() && list(spec, "/clusterIPs").is_empty() {
+        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+            restore(spec, old, field);
+        }
+    }
+    if !has_node_ports(spec) || !has_node_ports(old) {
+        return;
+    }
+    let mut used: HashSet<i64> = list(spec, "/ports")
+        .iter()
+        .filter_map(|p| p.get("nodePort")?.as_i64())
+        .filter(|n| *n != 0)
+        .collect();
+    let before = list(old, "/ports").to_vec();
+    for port in each(spec, "ports") {
+        if port.get("nodePort").and_then(Value::as_i64).unwrap_or(0) != 0 {
+            continue;
+        }
+        let same = before
+            .iter()
+            .find(|b| b["port"] == port["port"] && b["protocol"] == port["protocol"]);
+        if let Some(number) = same
+            .and_then(|b| b.get("nodePort")?.as_i64())
+            .filter(|n| *n != 0 && used.insert(*n))
+        {
+            port["nodePort"] = json!(number);
+        }
+    }
+}
+
+/// A change of the type drops what only the old type had, where the caller left it as it was.
+fn drop_type_dependent(spec: &mut Value, old: &Value) {
+    let before = list(old, "/ports").to_vec();
+    if has_node_ports(old) && !has_node_ports(spec) {
+        for (i, port) in each(spec, "ports").enumerate() {
+            if before.get(i).is_some_and(|b| b.get("nodePort") == port.get("nodePort")) {
+                remove(port, "nodePort");
+            }
+        }
+    }
+    let accessible = |s: &Value| matches!(kind(s), "NodePort" | "LoadBalancer") || !list(s, "/externalIPs").is_empty();
+    let balanced = |s: &Value| kind(s) == "LoadBalancer";
+    let checked = |s: &Value| balanced(s) && text(s, "/externalTrafficPolicy") == "Local";
+    let rules: [(&str, &dyn Fn(&Value) -> bool); 4] = [
+        ("externalTrafficPolicy", &accessible),
+        ("allocateLoadBalancerNodePorts", &balanced),
+        ("loadBalancerClass", &balanced),
+        ("healthCheckNodePort", &checked),
+    ];
+    for (field, needed) in rules {
+        if needed(old) && !needed(spec) && spec.get(field) == old.get(field) {
+            remove(spec, field);
+        }
+    }
+}
+
+fn validate(root: &Field<'_>, errors: &mut Errors) {
+    let spec = root.get("spec");
+    let kind = spec.get("type");
+    let external_name = kind.str() == "ExternalName";
+    ports(&spec, errors);
+    if external_name {
+        let name = spec.get("externalName");
+        if name.is_empty() {
+            name.required(errors, "")
+        } else {
+            name.invalid_all(errors, names::dns1123_subdomain(name.str().trim_end_matches('.')))
+        }
+    }
+    if is_headless(spec.value) && kind.str() != "ClusterIP" {
+        let ips = spec.get("clusterIPs");
+        let detail = format!("may not be set to 'None' for {} services", kind.str());
+        errors.push(FieldError::invalid(format!("{ips}[0]"), "None", detail));
+    }
+    cluster_ips(&spec, errors);
+    labels(&spec.get("selector"), errors);
+    let affinity = spec.get("sessionAffinity");
+    affinity.required_one_of(errors, &["ClientIP", "None"]);
+    if affinity.str() == "ClientIP" {
+        let config = spec.get("sessionAffinityConfig");
+        let client = config.get("clientIP");
+        let seconds = client.get("timeoutSeconds");
+        if seconds.int().is_some_and(|n| !(1..=86400).contains(&n)) {
+            seconds.invalid(errors, "must be greater than 0 and less than 86400");
+        }
+    }
+    kind.required_one_of(errors, TYPES);
+    for ip in spec.get("externalIPs").items() {
+        ip.invalid_all(errors, names::ip(ip.str()));
+    }
+    traffic_policies(&spec, errors);
+}
+
+fn traffic_policies(spec: &Field<'_>, errors: &mut Errors) {
+    let external = spec.get("externalTrafficPolicy");
+    let reachable =
+        has_node_ports(spec.value) || spec.get("type").str() == "LoadBalancer" || !spec.get("externalIPs").is_empty();
+    if !external.is_empty() && !reachable {
+        external.invalid(errors, "may only be set for externally-accessible services");
+    } else if !external.is_empty() {
+        external.one_of(errors, &["Cluster", "Local"]);
+    }
+    let internal = spec.get("internalTrafficPolicy");
+    if internal.exists() {
+        internal.one_of(errors, &["Cluster", "Local"]);
+    }
+    let check = spec.get("healthCheckNodePort");
+    let wanted = spec.get("type").str() == "LoadBalancer" && external.str() == "Local";
+    if check.int().is_some_and(|n| n != 0) && !wanted {
+        check.invalid(
+            errors,
+            "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
+        );
+    }
+}
+
+fn cluster_ips(spec: &Field<'_>, errors: &mut Errors) {
+    let (single, many) = (spec.get("clusterIP"), spec.get("clusterIPs"));
+    if spec.get("type").str() == "ExternalName" {
+        for name in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+            let field = spec.get(name);
+            if !field.is_empty() {
+                field.forbidden(errors, "may not be set for ExternalName services");
+            }
+        }
+        return;
+    }
+    if !many.is_empty() && many.items().next().is_some_and(|first| first.value != single.value) {
+        many.items()
+            .next()
+            .into_iter()
+            .for_each(|first| first.invalid(errors, "first value must match `clusterIP`"));
+    }
+    if many.len() > 2 {
+        many.invalid(errors, "may only hold up to 2 values");
+    }
+    for ip in many.items() {
+        if ip.str() == "None" {
+            if many.len() > 1 {
+                ip.invalid(errors, "'None' must be the first and only value");
+            }
+            continue;
+        }
+        ip.invalid_all(errors, names::ip(ip.str()));
+    }
+    let policy = spec.get("ipFamilyPolicy");
+    if policy.exists() {
+        policy.one_of(errors, &["PreferDualStack", "RequireDualStack", "SingleStack"]);
+    }
+    for family in spec.get("ipFamilies").items() {
+        family.one_of(errors, &["IPv4", "IPv6"]);
+        let not_configured = family.str() == "IPv6" && !is_headless(spec.value);
+        if not_configured {
+            family.invalid(errors, "not configured on this cluster");
+        }
+    }
+}
+
+fn ports(spec: &Field<'_>, errors: &mut Errors) {
+    let ports = spec.get("ports");
+    let external_name = spec.get("type").str() == "ExternalName";
+    if ports.is_empty() && !is_headless(spec.value) && !external_name {
+        ports.required(errors, "");
+    }
+    ports.unique(errors, "name");
+    let (mut seen, mut node_ports) = (HashSet::new(), HashSet::new());
+    for port in ports.items() {
+        let name = port.get("name");
+        if name.is_empty() && ports.len() > 1 {
+            name.required(errors, "");
+        } else if !name.is_empty() {
+            name.invalid_all(errors, names::dns1123_label(name.str()));
+        }
+        port_number(&port.get("port"), errors);
+        let protocol = port.get("protocol");
+        protocol.required_one_of(errors, &["SCTP", "TCP", "UDP"]);
+        let target = port.get("targetPort");
+        match target.value {
+            Value::String(name) => target.invalid_all(errors, names::port_name(name)),
+            _ if target.exists() => port_number(&target, errors),
+            _ => {}
+        }
+        let application = port.get("appProtocol");
+        if !application.is_empty() {
+            application.invalid_all(errors, names::qualified_name(application.str()));
+        }
+        if !seen.insert((protocol.str().to_owned(), port.get("port").int())) {
+            let shown = json!({"port": port.get("port").value, "protocol": protocol.value});
+            errors.push(FieldError::duplicate(port.to_string(), shown));
+        }
+        let node = port.get("nodePort");
+        let Some(number) = node.int().filter(|n| *n != 0) else {
+            continue;
+        };
+        if matches!(spec.get("type").str(), "ClusterIP" | "ExternalName") {
+            node.forbidden(
+                errors,
+                &format!("may not be used when `type` is '{}'", spec.get("type").str()),
+            );
+        } else if !node_ports.insert((protocol.str().to_owned(), number)) {
+            node.duplicate(errors);
+        }
+    }
+}
+
+fn external_ip(service: &Value) -> String {
+    let mut external: Vec<&str> = list(service, "/spec/externalIPs")
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    match text(service, "/spec/type") {
+        "ClusterIP" | "NodePort" => or_none(&external.join(",")).to_owned(),
+        "ExternalName" => text(service, "/spec/externalName").to_owned(),
+        "LoadBalancer" => {
+            let ingress = list(service, "/status/loadBalancer/ingress").iter();
+            let shown = ingress
+                .map(|i| {
+                    if text(i, "/ip").is_empty() {
+                        text(i, "/hostname")
+                    } else {
+                        text(i, "/ip")
+                    }
+                })
+                .filter(|s| !s.is_empty());
+            let mut all: Vec<&str> = shown.collect();
+            all.append(&mut external);
+            if all.is_empty() {
+                "<pending>".to_owned()
+            } else {
+                all.join(",")
+            }
+        }
+        _ => "<unknown>".to_owned(),
+    }
+}
+
+fn ports_cell(service: &Value) -> String {
+    let one = |p: &Value| {
+        let (port, protocol) = (p.get("port").and_then(Value::as_i64).unwrap_or(0), text(p, "/protocol"));
+        match p.get("nodePort").and_then(Value::as_i64) {
+            Some(node) if node > 0 => format!("{port}:{node}/{protocol}"),
+            _ => format!("{port}/{protocol}"),
+        }
+    };
+    let ports: Vec<String> = list(service, "/spec/ports").iter().map(one).collect();
+    or_none(&ports.join(",")).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn messages(spec: Value) -> Vec<String> {
+        let mut service = json!({"spec": spec});
+        Service.default(&mut service);
+        normalize_ips(&mut service["spec"], None);
+        let mut errors = Errors::new();
+        validate(&Field::root("", &service), &mut errors);
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn faults() {
+        assert_eq!(messages(json!({"ports": [{"port": 80}]})), Vec::<String>::new());
+        assert_eq!(messages(json!({"clusterIP": "None"})), Vec::<String>::new());
+        assert_eq!(messages(json!({})), ["spec.ports: Required value"]);
+        assert_eq!(
+            messages(json!({"type": "Other", "ports": [{"port": 80}]})),
+            [
+                "spec.type: Unsupported value: \"Other\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\""
+            ]
+        );
+        assert_eq!(
+            messages(json!({"ports": [{"port": 80}, {"port": 81}]})),
+            [
+                "spec.ports[0].name: Required value",
+                "spec.ports[1].name: Required value"
+            ]
+        );
+        assert_eq!(
+            messages(json!({"ports": [{"port": 80, "nodePort": 30080}]})),
+            ["spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'"]
+        );
+        assert_eq!(
+            messages(json!({"type": "ExternalName"})),
+            ["spec.externalName: Required value"]
+        );
+    }
+
+    #[test]
+    fn defaults_and_families() {
+        let mut service = json!({"spec": {"ports": [{"port": 80}], "clusterIP": "10.96.3.4"}});
+        Service.default(&mut service);
+        normalize_ips(&mut service["spec"], None);
+        assert_eq!(
+            service["spec"],
+            json!({"ports": [{"port": 80, "targetPort": 80, "protocol": "TCP"}], "clusterIP": "10.96.3.4", "clusterIPs": ["10.96.3.4"],
+            "type": "ClusterIP", "sessionAffinity": "None", "internalTrafficPolicy": "Cluster", "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack"})
+        );
+    }
+
+    #[test]
+    fn what_was_allocated_stays() {
+        let old = json!({"type": "NodePort", "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"], "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
+            "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30001}]});
+        let mut new =
+            json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}, {"port": 81, "protocol": "TCP"}]});
+        keep_allocated(&mut new, &old);
+        assert_eq!(new["clusterIP"], "10.96.0.9");
+        assert_eq!(
+            new["ports"],
+            json!([{"port": 80, "protocol": "TCP", "nodePort": 30001}, {"port": 81, "protocol": "TCP"}])
+        );
+    }
+
+    #[test]
+    fn cells() {
+        let service = json!({"metadata": {"name": "s"}, "spec": {"type": "NodePort", "clusterIPs": ["10.96.0.9"], "ports": [{"port": 80, "nodePort": 30001, "protocol": "TCP"}], "selector": {"a": "b"}}});
+        let row = Service.row(&service, jiff::Timestamp::UNIX_EPOCH);
+        assert_eq!(
+            row,
+            [
+                json!("s"),
+                json!("NodePort"),
+                json!("10.96.0.9"),
+                json!("<none>"),
+                json!("80:30001/TCP"),
+                json!("<unknown>"),
+                json!("a=b")
+            ]
+        );
+    }
+}
