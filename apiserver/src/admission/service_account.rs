@@ -2,7 +2,6 @@
 
 use api::Error;
 use async_trait::async_trait;
-use rand::Rng;
 use serde_json::{Value, json};
 
 use super::{Context, Plugin, creates, forbidden};
@@ -14,9 +13,6 @@ const VOLUME_PREFIX: &str = "kube-api-access-";
 const MIRROR: &str = "/metadata/annotations/kubernetes.io~1config.mirror";
 /// Seconds; the odd seven tells these tokens from ones somebody asked for.
 const TOKEN_LIFETIME: i64 = 3607;
-/// Upstream's alphabet of generated names: no vowels, nothing that looks like another character.
-const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-
 pub(super) struct ServiceAccount;
 
 #[async_trait]
@@ -70,13 +66,6 @@ fn check_mirror(request: &AdmissionRequest<'_>, pod: &Value) -> Result<(), Error
     }
 }
 
-fn suffix() -> String {
-    let mut rng = rand::rng();
-    (0..5)
-        .map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]))
-        .collect()
-}
-
 /// Adds the token volume and mounts it in each container that has nothing at that path.
 fn mount_token(spec: &mut Value) {
     let existing = list(spec, "/volumes")
@@ -84,9 +73,12 @@ fn mount_token(spec: &mut Value) {
         .map(|v| text(v, "/name"))
         .find(|n| n.starts_with(VOLUME_PREFIX))
         .map(str::to_owned);
-    let name = existing
-        .clone()
-        .unwrap_or_else(|| format!("{VOLUME_PREFIX}{}", suffix()));
+    let name = existing.clone().unwrap_or_else(|| {
+        format!(
+            "{VOLUME_PREFIX}{}",
+            api::names::generate_suffix(&rand::random::<[u8; 5]>())
+        )
+    });
     let mut used = false;
     for kind in ["initContainers", "containers"] {
         for container in each(spec, kind) {

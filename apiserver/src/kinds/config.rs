@@ -118,27 +118,11 @@ fn frozen(root: &Field<'_>, old: &Value, fields: &[&str], errors: &mut Errors) {
     }
 }
 
-/// The key of a ConfigMap or Secret.
-pub fn key_messages(key: &str) -> Vec<String> {
-    let mut messages = Vec::new();
-    if key.len() > 253 {
-        messages.push("must be no more than 253 characters".to_owned());
-    }
-    if key.is_empty() || !key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
-        messages.push("a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')".to_owned());
-    }
-    match key {
-        "." => messages.push("must not be '.'".to_owned()),
-        ".." => messages.push("must not be '..'".to_owned()),
-        _ if key.starts_with("..") => messages.push("must not start with '..'".to_owned()),
-        _ => {}
-    }
-    messages
-}
-
 fn config_key(key: &str, entry: &Field<'_>, errors: &mut Errors) {
     let shown = json!(key);
-    entry.showing(&shown).invalid_all(errors, key_messages(key));
+    entry
+        .showing(&shown)
+        .invalid_all(errors, api::names::config_map_key(key));
 }
 
 fn validate_secret(root: &Field<'_>, errors: &mut Errors) {

@@ -23,24 +23,12 @@ const BINDING_COLUMNS: &[Column] = &[
     Column::text("ServiceAccounts").wide(),
 ];
 
-/// Names here are path segments: anything that fits in a URL.
-fn path_segment(name: &str) -> Vec<String> {
-    match name {
-        "." | ".." => vec![format!("may not be '{name}'")],
-        _ => ["/", "%"]
-            .iter()
-            .filter(|c| name.contains(**c))
-            .map(|c| format!("may not contain '{c}'"))
-            .collect(),
-    }
-}
-
 /// Rules of `roles.rbac.authorization.k8s.io`.
 pub static ROLE: Rules = Rules {
     validate: |root, errors| rules(&root.get("rules"), false, errors),
     columns: ROLE_COLUMNS,
     row: created_row,
-    name: path_segment,
+    name: api::names::path_segment,
     ..Rules::NONE
 };
 
@@ -66,7 +54,7 @@ pub static CLUSTER_ROLE: Rules = Rules {
 const ROLE_TABLE: Rules = Rules {
     columns: ROLE_COLUMNS,
     row: created_row,
-    name: path_segment,
+    name: api::names::path_segment,
     ..Rules::NONE
 };
 
@@ -122,7 +110,7 @@ const BINDING: Rules = Rules {
             json!(of("ServiceAccount")),
         ]
     },
-    name: path_segment,
+    name: api::names::path_segment,
     ..Rules::NONE
 };
 
@@ -187,7 +175,7 @@ fn binding(root: &Field<'_>, namespaced: bool, errors: &mut Errors) {
     if name.is_empty() {
         name.required(errors, "")
     } else {
-        name.invalid_all(errors, path_segment(name.str()))
+        name.invalid_all(errors, api::names::path_segment(name.str()))
     }
     for subject in root.get("subjects").items() {
         let (kind, group, name, namespace) = (

@@ -248,7 +248,7 @@ fn key_ref(reference: &Field<'_>, errors: &mut Errors) {
         if field.is_empty() {
             field.required(errors, "");
         } else if name == "key" {
-            field.invalid_all(errors, crate::kinds::config::key_messages(field.str()));
+            field.invalid_all(errors, names::config_map_key(field.str()));
         }
     }
 }
