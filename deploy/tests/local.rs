@@ -193,6 +193,18 @@ fn a_cluster_without_its_description_goes_away_too() {
 }
 
 #[test]
+fn a_cluster_without_its_folder_goes_away_too() {
+    let fixture = Fixture::new();
+    let output = text(&fixture.keelson("up", &[]).stdout);
+    let id = output.split_once("cluster ").expect("the cluster's id").1[..6].to_owned();
+    assert!(!traces(&id, &fixture.dir()).is_empty());
+    fs::rename(fixture.dir(), fixture.temporary.path().join("elsewhere")).expect("move");
+    let down = fixture.keelson("down", &[]);
+    assert!(down.status.success(), "{}", text(&down.stderr));
+    assert_eq!(traces(&id, &fixture.dir()), Vec::<String>::new());
+}
+
+#[test]
 fn wrong_usage_is_one_line_and_exit_status_2() {
     for arguments in [
         &["local", "up", "--nodes", "many"][..],

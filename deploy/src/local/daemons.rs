@@ -170,6 +170,7 @@ impl Files<'_> {
             "kind": "KubeProxyConfiguration",
             "clusterCIDR": POD_CIDR,
             "mode": "nftables",
+            "nodeNetwork": { "cniConfDir": self.node.path("etc/cni/net.d"), "dnsAddresses": [DNS_ADDRESS], "clusterDomain": DOMAIN },
         });
         let mut arguments = self.serving();
         arguments.extend([

@@ -3,7 +3,7 @@
 //! Nothing here needs the cluster's description: names follow from the folder, so a cluster whose making was cut off goes away as well.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -21,10 +21,7 @@ const POLL: Duration = Duration::from_millis(10);
 /// Takes down the cluster in `dir` and removes the folder.
 pub async fn down(dir: &Path) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "keelson local down must run as root");
-    let Ok(dir) = dir.canonicalize() else {
-        console::line(format_args!("{}: no cluster", dir.display()));
-        return Ok(());
-    };
+    let dir = absolute(dir)?;
     let id = cluster::id(&dir);
     let is_cluster = dir.join("cluster.json").exists();
     end_processes(&format!("keelson-{id}")).await?;
@@ -48,6 +45,18 @@ pub async fn down(dir: &Path) -> Result<()> {
     fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
     console::line(format_args!("{}: the cluster is gone", dir.display()));
     Ok(())
+}
+
+/// The folder without symbolic links, as it was when the cluster got its id; somebody may have removed it since.
+fn absolute(dir: &Path) -> Result<PathBuf> {
+    if let Ok(dir) = dir.canonicalize() {
+        return Ok(dir);
+    }
+    let dir = std::path::absolute(dir).with_context(|| format!("find {}", dir.display()))?;
+    Ok(match (dir.parent().map(Path::canonicalize), dir.file_name()) {
+        (Some(Ok(parent)), Some(name)) => parent.join(name),
+        _ => dir,
+    })
 }
 
 /// Kills everything in the cluster's cgroup, pods included, and removes the cgroup. With the last process of a node its mount namespace
