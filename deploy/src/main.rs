@@ -1,10 +1,13 @@
 //! `keelson`, the operator's command: certificates, clusters on one machine, the sample image.
 
+mod configuration;
 mod console;
+mod host;
 mod image;
 mod kubeconfig;
 mod local;
 mod pki;
+mod runtime;
 
 use std::process::ExitCode;
 

@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::cluster::{Cluster, Node};
-use super::host::{self, Mount};
+use crate::host::{self, Mount};
 
 /// Controllers that pods need, where cgroup version 2 must be told to pass them down.
 const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];

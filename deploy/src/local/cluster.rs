@@ -10,16 +10,9 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::configuration::{DOMAIN, SERVICE_CIDR};
 use crate::pki;
 
-/// The network that service addresses come from.
-pub const SERVICE_CIDR: &str = "10.96.0.0/16";
-/// The network that pod addresses come from.
-pub const POD_CIDR: &str = "10.244.0.0/16";
-/// Where kube-proxy answers DNS.
-pub const DNS_ADDRESS: &str = "10.96.0.10";
-/// The domain of service names.
-pub const DOMAIN: &str = "cluster.local";
 /// Nodes' addresses start here in the cluster's network; the host is at .1.
 const FIRST_NODE: u8 = 11;
 /// A /24 has no room for more.

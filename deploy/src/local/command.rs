@@ -7,8 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::cluster::Cluster;
-use super::{containerd, down, enter, status, up};
-use crate::console;
+use super::{down, enter, status, up};
+use crate::host::RuntimeSupport;
+use crate::{console, runtime};
 
 /// Where a cluster lives when nothing else is said.
 const DEFAULT_DIR: &str = ".keelson";
@@ -106,10 +107,12 @@ pub fn run(command: Command) -> Result<()> {
 
 async fn import(dir: &Path, archives: &[PathBuf]) -> Result<()> {
     let cluster = Cluster::existing(dir)?;
-    let snapshotter = containerd::Settings::detect(&cluster.dir)?.snapshotter;
+    let snapshotter = RuntimeSupport::detect(&cluster.dir)?.snapshotter;
     for node in cluster.nodes() {
         for archive in archives {
-            containerd::import(&node, archive, snapshotter).await?;
+            runtime::import(&node.runtime_socket(), archive, snapshotter)
+                .await
+                .with_context(|| node.name.clone())?;
             console::line(format_args!("{}: imported {}", node.name, archive.display()));
         }
     }

@@ -8,9 +8,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::cluster::{Cluster, DNS_ADDRESS, DOMAIN, Node, POD_CIDR, SERVICE_CIDR};
-use super::host;
+use super::cluster::{Cluster, Node};
 use super::process::Daemon;
+use crate::configuration::{self, ISSUER, POD_CIDR, SERVICE_CIDR};
+use crate::host::{self, RuntimeSupport};
 use crate::pki;
 
 /// The daemons of a control plane, and the port that each serves `/readyz` on.
@@ -29,6 +30,23 @@ pub fn of(node: &Node) -> Vec<(&'static str, SocketAddr)> {
         .chain(&NODE)
         .map(|(name, port)| (*name, SocketAddr::new(node.address.into(), *port)))
         .collect()
+}
+
+/// Writes the configuration of the node's own containerd and says how to start it.
+pub fn prepare_runtime(node: &Node, support: &RuntimeSupport) -> Result<Daemon> {
+    let path = node.path("etc/containerd.toml");
+    let text = configuration::containerd(&configuration::Runtime {
+        root: &node.path("var/lib/containerd"),
+        networks: &node.path("etc/cni/net.d"),
+        host: support,
+    });
+    fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+    let program = host::find_program("containerd").context("no containerd; install the package containerd")?;
+    Ok(Daemon {
+        name: "containerd",
+        program,
+        arguments: vec!["--config".into(), path.into()],
+    })
 }
 
 /// Writes what the daemon `name` reads and says how to start it.
@@ -106,10 +124,7 @@ impl Files<'_> {
             flag("kubelet-client-certificate", self.own("crt")),
             flag("kubelet-client-key", self.own("key")),
             flag("service-cluster-ip-range", SERVICE_CIDR),
-            flag(
-                "service-account-issuer",
-                format!("https://kubernetes.default.svc.{DOMAIN}"),
-            ),
+            flag("service-account-issuer", ISSUER),
             flag("service-account-key-file", self.pki("sa.pub")),
             flag("service-account-signing-key-file", self.pki("sa.key")),
             flag("data-dir", self.node.path("var/lib/kube-apiserver")),
@@ -140,21 +155,10 @@ impl Files<'_> {
     }
 
     fn kubelet(&self) -> Result<Vec<OsString>> {
-        let configuration = json!({
-            "apiVersion": "kubelet.config.k8s.io/v1beta1",
-            "kind": "KubeletConfiguration",
-            "address": "0.0.0.0",
-            "port": 10250,
-            "authentication": { "x509": { "clientCAFile": self.pki("ca.crt") } },
-            "tlsCertFile": self.own("crt"),
-            "tlsPrivateKeyFile": self.own("key"),
-            "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
-            "cgroupDriver": "cgroupfs",
-            "cgroupRoot": format!("/{}/{}", self.cluster.cgroup(), self.node.name),
-            "clusterDNS": [DNS_ADDRESS],
-            "clusterDomain": DOMAIN,
-            "podLogsDir": self.node.path("var/log/pods"),
-        });
+        let mut configuration = configuration::kubelet(&self.pki(""));
+        // What several nodes of one machine cannot share.
+        configuration["cgroupRoot"] = json!(format!("/{}/{}", self.cluster.cgroup(), self.node.name));
+        configuration["podLogsDir"] = json!(self.node.path("var/log/pods"));
         Ok(vec![
             self.kubeconfig(),
             flag("config", self.write("yaml", &configuration)?),
@@ -165,13 +169,7 @@ impl Files<'_> {
     }
 
     fn proxy(&self) -> Result<Vec<OsString>> {
-        let configuration = json!({
-            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
-            "kind": "KubeProxyConfiguration",
-            "clusterCIDR": POD_CIDR,
-            "mode": "nftables",
-            "nodeNetwork": { "cniConfDir": self.node.path("etc/cni/net.d"), "dnsAddresses": [DNS_ADDRESS], "clusterDomain": DOMAIN },
-        });
+        let configuration = configuration::proxy(&self.node.path("etc/cni/net.d"));
         let mut arguments = self.serving();
         arguments.extend([
             self.kubeconfig(),

@@ -11,8 +11,8 @@ use nix::mount::{MntFlags, umount2};
 use tokio::time::{Instant, sleep};
 
 use super::cgroup::Hierarchies;
-use super::{cluster, enter, host, network};
-use crate::console;
+use super::{cluster, enter, network};
+use crate::{console, host};
 
 /// The kernel takes a moment to end processes and to let go of their cgroups.
 const TIMEOUT: Duration = Duration::from_secs(30);

@@ -8,11 +8,9 @@
 mod cgroup;
 mod cluster;
 mod command;
-mod containerd;
 mod daemons;
 mod down;
 mod enter;
-mod host;
 mod network;
 mod process;
 mod ready;

@@ -11,7 +11,7 @@ use nix::mount::{MntFlags, umount2};
 use serde_json::Value;
 
 use super::cluster::{Cluster, Node};
-use super::host::{mounts_below, run, run_with_input};
+use crate::host::{mounts_below, run, run_with_input};
 
 /// Where `ip netns` keeps namespaces by name.
 pub const NAMESPACES: &str = "/run/netns";

@@ -16,9 +16,10 @@ use tokio::time::{Instant, sleep};
 use super::cluster::{Cluster, MAX_CONTROL_PLANES, MAX_NODES, Node};
 use super::process::{self, Running};
 use super::ready::Probe;
-use super::{containerd, daemons, enter, host, network};
+use super::{daemons, enter, network};
 use crate::console::{self, Progress};
-use crate::pki;
+use crate::host::RuntimeSupport;
+use crate::{host, pki, runtime};
 
 /// Programs that a cluster needs from the system, and the Debian package of each.
 const PROGRAMS: [(&str, &str); 5] = [
@@ -62,7 +63,7 @@ pub async fn up(options: Options) -> Result<()> {
     let images = Arc::new(make_images(&cluster)?);
     let up = Arc::new(Up {
         probe: Probe::new(&cluster)?,
-        settings: containerd::Settings::detect(&cluster.dir)?,
+        support: RuntimeSupport::detect(&cluster.dir)?,
         deadline: Instant::now() + options.timeout,
         cluster,
         images,
@@ -152,7 +153,7 @@ fn make_images(cluster: &Cluster) -> Result<PathBuf> {
 /// What the steps share.
 struct Up {
     cluster: Arc<Cluster>,
-    settings: containerd::Settings,
+    support: RuntimeSupport,
     /// The archive of the pause image.
     images: Arc<PathBuf>,
     probe: Probe,
@@ -179,15 +180,22 @@ impl Up {
     }
 
     async fn start_runtime_and_kubelet(self: Arc<Self>, node: Node) -> Result<()> {
-        let daemon = containerd::prepare(&node, &self.settings)?;
+        let daemon = daemons::prepare_runtime(&node, &self.support)?;
         let mut running = process::ensure(&self.cluster, &node, &daemon).await?;
         let fresh = running.fresh;
-        self.watch(&node, &mut running, containerd::wait_until_it_serves(&node))
-            .await?;
+        self.watch(
+            &node,
+            &mut running,
+            runtime::wait_until_it_serves(&node.runtime_socket()),
+        )
+        .await?;
         self.report(&node, &running);
         if fresh {
-            let import = containerd::import(&node, &self.images, self.settings.snapshotter);
-            self.watch(&node, &mut running, import).await??;
+            let socket = node.runtime_socket();
+            let import = runtime::import(&socket, &self.images, self.support.snapshotter);
+            self.watch(&node, &mut running, import)
+                .await?
+                .with_context(|| node.name.clone())?;
         }
         let kubelet = daemons::of(&node)
             .into_iter()

@@ -45,7 +45,7 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
 }
 
 /// The folder of CNI plugins: Debian's, or where others put them.
-pub fn cni_plugins() -> Option<PathBuf> {
+fn cni_plugins() -> Option<PathBuf> {
     ["/usr/lib/cni", "/opt/cni/bin"]
         .map(PathBuf::from)
         .into_iter()
@@ -65,8 +65,34 @@ pub fn own_program(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// What of this machine a containerd's configuration depends on.
+pub struct RuntimeSupport {
+    /// The folder of CNI plugins.
+    pub plugins: PathBuf,
+    /// How images' layers are mounted: `overlayfs`, or `native` copies where the file system cannot.
+    pub snapshotter: &'static str,
+    /// Set where a process may not lower its OOM score.
+    pub restrict_oom_score: bool,
+}
+
+impl RuntimeSupport {
+    /// For a containerd that keeps its images on the file system of `folder`.
+    pub fn detect(folder: &Path) -> Result<Self> {
+        let snapshotter = if supports_overlay(folder)? {
+            "overlayfs"
+        } else {
+            "native"
+        };
+        Ok(Self {
+            plugins: cni_plugins().context("no CNI plugins; install the package containernetworking-plugins")?,
+            snapshotter,
+            restrict_oom_score: !may_lower_oom_score(),
+        })
+    }
+}
+
 /// Whether this process may lower a process's OOM score: containers in most virtual machines may, in some sandboxes not.
-pub fn may_lower_oom_score() -> bool {
+fn may_lower_oom_score() -> bool {
     const CAP_SYS_RESOURCE: u32 = 24;
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     has_capability(&status, CAP_SYS_RESOURCE)
@@ -81,7 +107,7 @@ fn has_capability(status: &str, number: u32) -> bool {
 }
 
 /// Whether the file system of `folder` can carry overlay mounts; an overlay itself, for one, cannot.
-pub fn supports_overlay(folder: &Path) -> Result<bool> {
+fn supports_overlay(folder: &Path) -> Result<bool> {
     let probe = tempfile::tempdir_in(folder).context("make a folder to probe overlay mounts")?;
     let part = |name: &str| -> Result<PathBuf> {
         let path = probe.path().join(name);
