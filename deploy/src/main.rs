@@ -1,4 +1,4 @@
-//! `keelson`, the operator's command: certificates, clusters on one machine, the sample image.
+//! `keelson`, the operator's command: certificates, clusters of machines and on one machine, the sample image.
 
 mod configuration;
 mod console;
@@ -6,6 +6,7 @@ mod host;
 mod image;
 mod kubeconfig;
 mod local;
+mod machine;
 mod pki;
 mod runtime;
 
@@ -27,6 +28,13 @@ enum Command {
     /// Clusters on this machine: each node in its own network namespace, with its own containerd.
     #[command(subcommand)]
     Local(local::Command),
+    /// Make this machine the first of a new cluster: its control plane and a node.
+    Init(machine::InitArguments),
+    /// The cluster's machines; on the first of them.
+    #[command(subcommand)]
+    Node(machine::NodeCommand),
+    /// Make this machine one of the cluster, with the bundle that `keelson node add` wrote for it.
+    Join(machine::JoinArguments),
     /// Image archives, made without a registry.
     #[command(subcommand)]
     Image(image::Command),
@@ -36,6 +44,9 @@ fn main() -> ExitCode {
     let outcome = match daemon::cli::parse::<Arguments>().command {
         Command::Pki(command) => pki::run(command),
         Command::Local(command) => local::run(command),
+        Command::Init(arguments) => machine::init(&arguments),
+        Command::Node(command) => machine::node(&command),
+        Command::Join(arguments) => machine::join(&arguments),
         Command::Image(command) => image::run(command),
     };
     match outcome {

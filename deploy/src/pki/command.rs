@@ -67,21 +67,23 @@ impl FromStr for Machine {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, addresses) = text.split_once('=').ok_or("expected NAME=IP[,IP...]")?;
-        let is_label = |part: &str| !part.is_empty() && !part.starts_with('-') && !part.ends_with('-');
-        let is_name =
-            name.split('.').all(is_label) && name.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-' | '.'));
-        if !is_name || name.len() > 253 {
-            return Err(format!(
-                "{name:?} is not a node name: expected lower-case letters, digits, '-' and '.'"
-            ));
-        }
+        let name = node_name(name)?;
         let address = |text: &str| text.parse().map_err(|_| format!("{text:?} is not an IP address"));
         let addresses = addresses.split(',').map(address).collect::<Result<_, _>>()?;
-        Ok(Self {
-            name: name.to_owned(),
-            addresses,
-        })
+        Ok(Self { name, addresses })
     }
+}
+
+/// Reads a name that a Node object may have.
+pub fn node_name(name: &str) -> Result<String, String> {
+    let is_label = |part: &str| !part.is_empty() && !part.starts_with('-') && !part.ends_with('-');
+    let is_name = name.split('.').all(is_label) && name.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-' | '.'));
+    if !is_name || name.len() > 253 {
+        return Err(format!(
+            "{name:?} is not a node name: expected lower-case letters, digits, '-' and '.'"
+        ));
+    }
+    Ok(name.to_owned())
 }
 
 /// Does what the command says.

@@ -15,7 +15,7 @@ mod plan;
 
 pub use authority::Authority;
 pub use certificate::Certificate;
-pub use command::{Command, run};
+pub use command::{Command, node_name, run};
 pub use files::write_private;
 pub use folders::ensure_cluster;
 pub use plan::{Cluster, Node, Spec};
