@@ -175,7 +175,6 @@ impl Files<'_> {
             self.kubeconfig(),
             flag("config", self.write("yaml", &configuration)?),
             flag("hostname-override", &self.node.name),
-            flag("cni-conf-dir", self.node.path("etc/cni/net.d")),
         ]);
         Ok(arguments)
     }

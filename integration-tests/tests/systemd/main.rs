@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use machine::{Machine, poll};
 
-/// In the order of a start by hand; each comes up without the others as well.
 const DAEMONS: [&str; 5] = [
     "kube-apiserver",
     "kube-controller-manager",
@@ -33,85 +32,11 @@ fn programs() -> PathBuf {
     folder
 }
 
-/// The files that an operator would put on the machine, at their places below `folder`.
-fn lay_out(folder: &Path) {
-    let copy = |from: &Path, to: &str| {
-        let to = folder.join(to);
-        fs::create_dir_all(to.parent().expect("a folder")).expect("make a folder");
-        fs::copy(from, to).unwrap_or_else(|e| panic!("copy {}: {e}", from.display()));
-    };
-    let programs = programs();
-    let systemd = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd");
-    for daemon in DAEMONS {
-        copy(&programs.join(daemon), &format!("bin/{daemon}"));
-        copy(
-            &systemd.join(format!("{daemon}.service")),
-            &format!("units/{daemon}.service"),
-        );
+/// The programs in a folder of their own: cargo's holds much else.
+fn copy_programs(folder: &Path) {
+    for program in DAEMONS.iter().chain(&["keelson"]) {
+        fs::copy(programs().join(program), folder.join(program)).unwrap_or_else(|e| panic!("copy {program}: {e}"));
     }
-    copy(&systemd.join("keelson.sysusers.conf"), "keelson.sysusers.conf");
-    copy(&systemd.join("keelson.tmpfiles.conf"), "keelson.tmpfiles.conf");
-
-    let pki = folder.join("pki");
-    let mut keelson = Command::new(programs.join("keelson"));
-    keelson
-        .args(["pki", "init", "--control-plane", &format!("one={ADDRESS}"), "--dir"])
-        .arg(&pki);
-    let output = keelson.output().expect("run keelson");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    for entry in fs::read_dir(pki.join("one"))
-        .expect("the machine's credentials")
-        .flatten()
-    {
-        copy(
-            &entry.path(),
-            &format!("kubernetes/pki/{}", entry.file_name().display()),
-        );
-    }
-    for (file, text) in configuration() {
-        fs::write(folder.join("kubernetes").join(file), text).expect("write");
-    }
-}
-
-fn configuration() -> [(&'static str, String); 6] {
-    [
-        ("kube-apiserver.env", format!("KUBE_APISERVER_ARGS=--advertise-address={ADDRESS} --raft-id=1 --raft-name=one --raft-members=1=one@{ADDRESS}:6443\n")),
-        ("kube-controller-manager.env", "KUBE_CONTROLLER_MANAGER_ARGS=--cluster-cidr=10.244.0.0/16 --allocate-node-cidrs=true\n".into()),
-        ("kubelet.env", format!("KUBELET_ARGS=--hostname-override=one --node-ip={ADDRESS}\n")),
-        ("kube-proxy.env", "KUBE_PROXY_ARGS=--hostname-override=one\n".into()),
-        (
-            "kubelet.yaml",
-            "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\ncgroupDriver: cgroupfs\n\
-             authentication:\n  x509:\n    clientCAFile: /etc/kubernetes/pki/ca.crt\n\
-             tlsCertFile: /etc/kubernetes/pki/kubelet.crt\ntlsPrivateKeyFile: /etc/kubernetes/pki/kubelet.key\n\
-             containerRuntimeEndpoint: unix:///run/containerd/containerd.sock\nclusterDNS: [10.96.0.10]\nclusterDomain: cluster.local\n"
-                .into(),
-        ),
-        (
-            "kube-proxy.yaml",
-            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nclusterCIDR: 10.244.0.0/16\nmode: nftables\n".into(),
-        ),
-    ]
-}
-
-/// Puts everything in its place, as a package's installation would.
-fn install(machine: &Machine) {
-    machine.run([
-        "sh",
-        "-ec",
-        "
-        cp -r /keelson/kubernetes /etc/ && chmod -R go= /etc/kubernetes/pki
-        cp /keelson/bin/* /usr/bin/
-        cp /keelson/units/* /etc/systemd/system/
-        cp /keelson/keelson.sysusers.conf /usr/lib/sysusers.d/keelson.conf
-        cp /keelson/keelson.tmpfiles.conf /usr/lib/tmpfiles.d/keelson.conf
-        systemd-sysusers
-        systemd-tmpfiles --create keelson.conf
-        systemctl daemon-reload
-    ",
-    ]);
-    machine.run(["ip", "link", "set", "lo", "up"]);
-    machine.run(["ip", "address", "add", &format!("{ADDRESS}/32"), "dev", "lo"]);
 }
 
 fn wait_until_active(machine: &Machine, unit: &str) {
@@ -128,12 +53,17 @@ fn wait_until_active(machine: &Machine, unit: &str) {
 #[test]
 fn every_daemon_starts_under_systemd_and_restarts() {
     let folder = tempfile::tempdir().expect("temporary folder");
-    lay_out(folder.path());
+    copy_programs(folder.path());
     let machine = Machine::boot(&[(folder.path(), "/keelson")]);
-    install(&machine);
+    machine.run(["ip", "link", "set", "lo", "up"]);
+    machine.run(["ip", "address", "add", &format!("{ADDRESS}/32"), "dev", "lo"]);
 
-    eprintln!("--- all five start at once and become ready");
-    machine.run(["systemctl", "start", "--no-block"].iter().chain(&DAEMONS));
+    eprintln!("--- the machine becomes a cluster, and every daemon says that it is ready");
+    let init = machine.try_run(["/keelson/keelson", "init", "--name", "one", "--address", ADDRESS]);
+    if !init.status.success() {
+        eprintln!("{}", machine.run(["journalctl", "--no-pager", "-n", "60"]));
+        panic!("keelson init: {}", String::from_utf8_lossy(&init.stderr));
+    }
     for daemon in DAEMONS {
         wait_until_active(&machine, daemon);
         assert_eq!(machine.property(daemon, "WatchdogUSec"), "30s", "{daemon}");
