@@ -26,20 +26,12 @@ pub struct UserInfo {
 impl UserInfo {
     /// The user of a request without credentials.
     pub fn anonymous() -> Self {
-        Self {
-            name: "system:anonymous".into(),
-            groups: vec!["system:unauthenticated".into()],
-            ..Self::default()
-        }
+        Self { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()], ..Self::default() }
     }
 
     /// The server acting for itself at start (default roles, namespaces): all powers, and still a named user.
     pub fn apiserver() -> Self {
-        Self {
-            name: "system:apiserver".into(),
-            groups: vec!["system:masters".into(), "system:authenticated".into()],
-            ..Self::default()
-        }
+        Self { name: "system:apiserver".into(), groups: vec!["system:masters".into(), "system:authenticated".into()], ..Self::default() }
     }
 
     /// True when the user is in the group.
@@ -91,10 +83,7 @@ pub struct Attributes {
 impl Attributes {
     /// The group and resource as messages name them.
     pub fn group_resource(&self) -> api::GroupResource {
-        api::GroupResource {
-            group: self.group.clone(),
-            resource: self.resource.clone(),
-        }
+        api::GroupResource { group: self.group.clone(), resource: self.resource.clone() }
     }
 }
 
@@ -156,15 +145,7 @@ impl<'a> AdmissionRequest<'a> {
         old: Option<&'a Value>,
         dry_run: bool,
     ) -> Self {
-        Self {
-            user,
-            attributes,
-            resource,
-            operation,
-            old,
-            dry_run,
-            warnings: Mutex::default(),
-        }
+        Self { user, attributes, resource, operation, old, dry_run, warnings: Mutex::default() }
     }
 
     /// Adds a `Warning` header to the answer.

@@ -54,27 +54,17 @@ impl Kind {
 
     /// The resource as error messages name it.
     pub fn group_resource(&self) -> api::GroupResource {
-        api::GroupResource {
-            group: self.info.group.into(),
-            resource: self.info.resource.into(),
-        }
+        api::GroupResource { group: self.info.group.into(), resource: self.info.resource.into() }
     }
 
     /// The kind as validation errors name it.
     pub fn group_kind(&self) -> api::GroupKind {
-        api::GroupKind {
-            group: self.info.group.into(),
-            kind: self.info.kind.into(),
-        }
+        api::GroupKind { group: self.info.group.into(), kind: self.info.kind.into() }
     }
 }
 
 fn api_version(info: &ResourceInfo) -> String {
-    if info.group.is_empty() {
-        info.version.to_owned()
-    } else {
-        format!("{}/{}", info.group, info.version)
-    }
+    if info.group.is_empty() { info.version.to_owned() } else { format!("{}/{}", info.group, info.version) }
 }
 
 /// Every served resource, in the order of `api::resources::all`.
@@ -89,18 +79,11 @@ pub fn find(group: &str, version: &str, resource: &str) -> Option<&'static Kind>
     let index = INDEX.get_or_init(|| {
         let mut index: HashMap<_, Vec<_>> = HashMap::new();
         for kind in kinds() {
-            index
-                .entry((kind.info.group, kind.info.resource))
-                .or_default()
-                .push(kind);
+            index.entry((kind.info.group, kind.info.resource)).or_default().push(kind);
         }
         index
     });
-    index
-        .get(&(group, resource))?
-        .iter()
-        .copied()
-        .find(|k| k.info.version == version)
+    index.get(&(group, resource))?.iter().copied().find(|k| k.info.version == version)
 }
 
 fn register(info: &'static ResourceInfo) -> Kind {
@@ -115,15 +98,6 @@ fn register(info: &'static ResourceInfo) -> Kind {
         .iter()
         .find(|(g, r, _)| *g == storage.group && *r == storage.resource)
         .map_or(&PLAIN as &dyn Strategy, |(_, _, strategy)| *strategy);
-    let group = if storage.group.is_empty() {
-        "core"
-    } else {
-        storage.group
-    };
-    Kind {
-        info,
-        storage,
-        strategy,
-        prefix: format!("{group}/{}/", storage.resource),
-    }
+    let group = if storage.group.is_empty() { "core" } else { storage.group };
+    Kind { info, storage, strategy, prefix: format!("{group}/{}/", storage.resource) }
 }
