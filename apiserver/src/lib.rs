@@ -1,9 +1,5 @@
-//! kube-apiserver: REST and gRPC in front of the replicated store.
+//! kube-apiserver: the API, over REST and gRPC, and the store behind it.
 
-pub mod admission;
-pub mod allocators;
-pub mod authn;
-pub mod authz;
 pub mod kinds;
 pub mod registry;
 pub mod store;

@@ -118,6 +118,11 @@ pub trait Strategy: Send + Sync + 'static {
     /// Changes an object that is being marked for deletion with this grace period (in seconds).
     fn prepare_delete(&self, _object: &mut Value, _grace: i64) {}
 
+    /// Something besides finalizers and grace keeps the object after its deletion was asked for, such as a namespace's content.
+    fn held(&self, _object: &Value) -> bool {
+        false
+    }
+
     /// A PUT or apply of a name that does not exist creates it.
     fn create_on_update(&self) -> bool {
         true
