@@ -103,6 +103,24 @@ pub enum Decision {
 pub trait Authorizer: Send + Sync + 'static {
     /// Never fails: an authorizer that cannot decide answers `NoOpinion` with the reason.
     async fn authorize(&self, user: &UserInfo, attributes: &Attributes) -> Decision;
+
+    /// What the user may do in a namespace, as far as that can be listed.
+    async fn rules(&self, _user: &UserInfo, _namespace: &str) -> Rules {
+        Rules { incomplete: true, ..Rules::default() }
+    }
+}
+
+/// The answer to a `SelfSubjectRulesReview`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Rules {
+    /// `authorization.k8s.io/v1 ResourceRule` objects.
+    pub resource: Vec<Value>,
+    /// `authorization.k8s.io/v1 NonResourceRule` objects.
+    pub non_resource: Vec<Value>,
+    /// There may be more.
+    pub incomplete: bool,
+    /// Why there may be more.
+    pub error: String,
 }
 
 /// The operation that admission is asked about.
@@ -166,4 +184,12 @@ pub trait Admission: Send + Sync + 'static {
     async fn mutate(&self, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), api::Error>;
     /// May only refuse. For `Delete` and `Connect` the object is the existing one, or null for a collection.
     async fn validate(&self, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), api::Error>;
+}
+
+/// Signs service-account tokens.
+#[async_trait]
+pub trait TokenIssuer: Send + Sync + 'static {
+    /// Answers a `TokenRequest`: the returned value is its status (`token`, `expirationTimestamp`). The objects named by the request exist and
+    /// carry the uids it names.
+    async fn issue(&self, service_account: &Value, request: &Value) -> Result<Value, api::Error>;
 }

@@ -18,28 +18,34 @@ pub mod decode;
 mod delete;
 pub mod meta;
 pub mod options;
-mod patch;
+pub mod patch;
 pub mod pods;
 mod read;
+pub mod reviews;
 pub mod scale;
 mod select;
 pub mod strategy;
 pub mod table;
+mod token;
 mod update;
 pub mod watch;
 pub mod wire;
 
+pub use create::Written;
+pub use delete::Removed;
 pub use read::Page;
 
 use crate::store::{Entry, Store, StoreError};
-use access::{Admission, Attributes, Authorizer, Decision, UserInfo};
+use access::{Admission, Attributes, Authenticator, Authorizer, Decision, TokenIssuer, UserInfo};
 use strategy::{Generic, Strategy};
 
 /// The pipeline with everything it needs.
 pub struct Registry {
     store: Arc<dyn Store>,
+    authenticator: Arc<dyn Authenticator>,
     authorizer: Arc<dyn Authorizer>,
     admission: Arc<dyn Admission>,
+    tokens: Arc<dyn TokenIssuer>,
 }
 
 /// Proof that the authorizer allowed one request on one resource. Only [`Registry::authorize`] makes it and every operation wants it.
@@ -81,8 +87,14 @@ impl Access {
 
 impl Registry {
     /// A pipeline over a store.
-    pub fn new(store: Arc<dyn Store>, authorizer: Arc<dyn Authorizer>, admission: Arc<dyn Admission>) -> Self {
-        Self { store, authorizer, admission }
+    pub fn new(
+        store: Arc<dyn Store>,
+        authenticator: Arc<dyn Authenticator>,
+        authorizer: Arc<dyn Authorizer>,
+        admission: Arc<dyn Admission>,
+        tokens: Arc<dyn TokenIssuer>,
+    ) -> Self {
+        Self { store, authenticator, authorizer, admission, tokens }
     }
 
     /// The store behind it.

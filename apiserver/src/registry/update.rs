@@ -127,18 +127,19 @@ impl Registry {
         self.admission.validate(&request, &new).await?;
         let mut warnings = kind.strategy.warnings(&new, Some(&old));
         warnings.extend(request.take_warnings());
-        meta::of(&mut new).insert("resourceVersion".into(), meta::text(&old, "resourceVersion").into());
-        if new == old && kind.strategy.ttl().is_none() {
-            return Ok(Step::done(current.clone(), warnings));
-        }
         if meta::is_deleting(&new) && self.may_go(access, &new) {
             return self.finish_deletion(access, &cx, current, &new, warnings).await;
         }
         let Extra { conditions, ops } = kind.strategy.before_update(&cx, &mut new, &old).await?;
         let value = kind.encode(&new)?;
+        // Nothing changed: nothing is written, unless writing keeps the object alive.
+        let stamped = api::codec::set_resource_version(&value, current.revision);
+        if kind.strategy.ttl().is_none() && stamped == *current.value {
+            return Ok(Step::done(current.clone(), warnings));
+        }
         let key = access.key();
         if options.dry_run {
-            return Ok(Step::done(imagined(key, value, Some(current)), warnings));
+            return Ok(Step::done(imagined(key, stamped.into(), Some(current)), warnings));
         }
         let expect = Condition { key: key.clone(), expect: Expect::Revision(current.revision) };
         let put = Op::Put { key, value, expires_at: kind.expiry(now) };
