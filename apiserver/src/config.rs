@@ -140,7 +140,7 @@ pub struct Config {
     /// Keys that verify service-account tokens.
     pub token_keys: Vec<PathBuf>,
     /// The key that signs them.
-    pub signing_key: Option<PathBuf>,
+    pub signing_key: PathBuf,
     /// Where objects are kept.
     pub storage: Storage,
     /// How long connections may take to finish when the server stops.
@@ -199,7 +199,7 @@ impl Config {
             node_ports: parse_ports(s.service_node_port_range.as_deref().unwrap_or("30000-32767"))?,
             issuer: s.service_account_issuer.unwrap_or_else(|| "https://kubernetes.default.svc.cluster.local".into()),
             token_keys: s.service_account_key_file,
-            signing_key: s.service_account_signing_key_file,
+            signing_key: required(s.service_account_signing_key_file, "service-account-signing-key-file")?,
             storage: Storage::Raft { data_dir: s.data_dir.unwrap_or_else(|| "/var/lib/kube-apiserver".into()), this, members, join: s.raft_join },
             drain: Duration::from_secs(10),
         })
@@ -267,7 +267,7 @@ mod tests {
     use super::*;
 
     fn settings(extra: &[&str]) -> Result<Config, ConfigError> {
-        let base = ["kube-apiserver", "--tls-cert-file=c", "--tls-private-key-file=k", "--client-ca-file=a"];
+        let base = ["kube-apiserver", "--tls-cert-file=c", "--tls-private-key-file=k", "--client-ca-file=a", "--service-account-signing-key-file=s"];
         Config::resolve(&Options::try_parse_from(base.iter().chain(extra)).unwrap())
     }
 
@@ -283,14 +283,8 @@ mod tests {
         for (flag, text) in [
             ("--raft-members=1=a", "--raft-members: expected <number>=<name>@<host>:<port>, found \"1=a\""),
             ("--service-node-port-range=9-1", "--service-node-port-range: expected <from>-<to>, found \"9-1\""),
-            ("--raft-id=7", ""),
         ] {
-            let outcome = settings(&[flag]);
-            if text.is_empty() {
-                assert!(outcome.is_ok());
-            } else {
-                assert_eq!(outcome.unwrap_err().to_string(), text);
-            }
+            assert_eq!(settings(&[flag]).unwrap_err().to_string(), text);
         }
     }
 

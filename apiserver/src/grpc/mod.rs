@@ -21,7 +21,7 @@ use crate::registry::decode::{self, Expected};
 use crate::registry::options::{DeleteOptions, FieldValidation, ListOptions, WatchOptions, WriteOptions};
 use crate::registry::patch::{Patch, PatchType};
 use crate::registry::pods::Target;
-use crate::registry::{Access, Registry, Written, reviews, scale};
+use crate::registry::{Access, Registry, Written, scale};
 
 /// Objects of one `ListReply`, bytes; well below tonic's limit of 4 MiB for a message.
 const LIST_CHUNK: usize = 1 << 20;
@@ -115,7 +115,7 @@ impl ClusterService {
         }
         let api_version = access.kind.api_version();
         let object = decode::from_message(access.kind.expected(&api_version), &r.object)?;
-        if reviews::is_review(access.kind) {
+        if access.kind.is_review() {
             let answer = self.registry.review(&access, object).await?;
             return encode(access.kind.info.message, &answer);
         }

@@ -1,70 +1,49 @@
 //! `pods/log`: asks the kubelet of the pod's node over gRPC and passes on what it streams. Owns the connections to kubelets.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use api::Error;
 use bytes::Bytes;
-use daemon::tls::ClientTls;
 use futures_util::StreamExt;
-use http::{StatusCode, Uri};
-use hyper_util::rt::TokioIo;
+use http::StatusCode;
 use parking_lot::Mutex;
 use proto::node::node_client::NodeClient;
 use proto::node::{ContainerRef, LogsReply, LogsRequest};
-use rustls_pki_types::ServerName;
 use serde_json::Value;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use super::State;
 use super::body::{BodyError, Response, TEXT, answer, stream};
 use super::request_info::RequestInfo;
 use crate::registry::{Access, Registry, find, meta, store_error};
 use crate::store::ReadAt;
+use crate::store::raft::Connect;
 
 /// Connections to kubelets, made when first needed and kept.
 pub struct Nodes {
-    tls: Option<Arc<rustls::ClientConfig>>,
+    connect: Connect,
     channels: Mutex<HashMap<String, Channel>>,
 }
 
 impl Nodes {
-    /// Connections with this client certificate; without one no kubelet can be asked.
-    ///
-    /// # Errors
-    /// When rustls cannot offer the protocols.
-    pub fn new(tls: Option<&Arc<ClientTls>>) -> Result<Self, rustls::Error> {
-        let tls = tls.map(|tls| tls.config(&["h2"])).transpose()?;
-        Ok(Self { tls, channels: Mutex::default() })
+    /// No connections yet.
+    pub fn new(connect: Connect) -> Self {
+        Self { connect, channels: Mutex::default() }
     }
 
     /// A client for the kubelet at `host:port`.
     ///
     /// # Errors
-    /// When there is no client certificate or the address is none.
+    /// When the address is none.
     pub fn client(&self, address: &str) -> Result<NodeClient<Channel>, Error> {
         let mut channels = self.channels.lock();
         if let Some(channel) = channels.get(address) {
             return Ok(NodeClient::new(channel.clone()));
         }
-        let tls = self.tls.clone().ok_or_else(|| Error::internal("no client certificate for kubelets is configured"))?;
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(Error::internal)?;
-        let connect = tower::service_fn(move |uri: Uri| connect(uri, TlsConnector::from(tls.clone())));
-        let channel = endpoint.connect_timeout(std::time::Duration::from_secs(5)).connect_with_connector_lazy(connect);
+        let channel = (self.connect)(address).map_err(Error::internal)?;
         channels.insert(address.to_owned(), channel.clone());
         Ok(NodeClient::new(channel))
     }
-}
-
-async fn connect(uri: Uri, tls: TlsConnector) -> std::io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
-    let authority = uri.authority().map(|a| a.as_str().to_owned()).unwrap_or_default();
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-    let name = ServerName::try_from(host).map_err(std::io::Error::other)?;
-    let tcp = TcpStream::connect(authority).await?;
-    tcp.set_nodelay(true)?;
-    Ok(TokioIo::new(tls.connect(name, tcp).await?))
 }
 
 /// A pod that runs somewhere, and where.

@@ -1,6 +1,7 @@
 //! REST: connections come from `daemon::http`, pass the [`stack`], and end in a handler that speaks the registry's language.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use daemon::Shutdown;
 use daemon::health::Health;
@@ -26,12 +27,18 @@ pub mod stack;
 mod timeout;
 mod watch;
 
+use crate::authn::service_account::Tokens;
 use crate::registry::Registry;
+use crate::registry::access::Authenticator;
 
 /// What the handlers share.
 pub struct State {
     /// The pipeline.
     pub registry: Arc<Registry>,
+    /// Who asks.
+    pub authenticator: Arc<dyn Authenticator>,
+    /// False until roles and namespaces are there: requests are turned away, save those for health and between the API servers.
+    pub started: AtomicBool,
     /// `/livez`, `/readyz`, `/healthz`.
     pub health: Health,
     /// `/metrics`.
@@ -44,4 +51,6 @@ pub struct State {
     pub address: String,
     /// Connections to kubelets.
     pub nodes: logs::Nodes,
+    /// For the documents that verifiers of service-account tokens read.
+    pub tokens: Arc<Tokens>,
 }

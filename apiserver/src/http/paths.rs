@@ -45,6 +45,8 @@ pub fn handle(state: &State, request: &Request) -> Result<Response, Error> {
         ["api", "v1"] => found(discovery::resources("", "v1")),
         ["apis", group] => found(discovery::group(group)),
         ["apis", group, version] => found(discovery::resources(group, version)),
+        [".well-known", "openid-configuration"] => found(Some(state.tokens.discovery_document())),
+        ["openid", "v1", "jwks"] => found(Some(state.tokens.key_set())),
         ["openapi", "v3"] => found(Some(openapi::root())),
         ["openapi", "v3", "api", version] => document("", version),
         ["openapi", "v3", "apis", group, version] => document(group, version),

@@ -43,7 +43,11 @@ impl Query {
 
     /// The first value of a parameter, empty if it is not there.
     pub fn get(&self, name: &str) -> &str {
-        self.all(name).next().unwrap_or("")
+        self.first(name).unwrap_or("")
+    }
+
+    fn first(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// All values of a parameter.
@@ -53,7 +57,7 @@ impl Query {
 
     /// A boolean as upstream reads it: there, and neither `false` nor `0`.
     pub fn flag(&self, name: &str) -> Option<bool> {
-        self.all(name).next().map(|value| !matches!(value, "false" | "0"))
+        self.first(name).map(|value| !matches!(value, "false" | "0"))
     }
 
     /// A number, if it is one.

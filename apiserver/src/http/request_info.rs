@@ -64,7 +64,7 @@ impl RequestInfo {
         let mut next = || parts.next().unwrap_or_default().to_owned();
         (a.resource, a.name, a.subresource) = (next(), next(), next());
         self.rest = parts.map(|part| format!("/{part}")).collect();
-        a.verb = self.verb(method, watch_prefix).to_owned();
+        self.attributes.verb = self.verb(method, watch_prefix).to_owned();
         if a_collection(&self.attributes)
             && let Some(name) = named_by_selector(self.query.get("fieldSelector"))
         {

@@ -18,7 +18,7 @@ use crate::registry::decode::{self, Expected};
 use crate::registry::options::{DeleteOptions, FieldValidation, ListOptions, WatchOptions, WriteOptions};
 use crate::registry::patch::{Patch, PatchType};
 use crate::registry::pods::Target;
-use crate::registry::{Access, Kind, Removed, Written, meta, reviews, scale};
+use crate::registry::{Access, Kind, Removed, Written, meta, scale};
 
 /// A request taken apart.
 struct Call {
@@ -81,7 +81,7 @@ impl Call {
             ("create", "binding") => self.bind(state, self.access.attributes.name.clone()).await,
             ("create", "eviction") => self.evict(state).await,
             ("create", "token") => self.token(state).await,
-            ("create", "") if reviews::is_review(self.access.kind) => self.review(state).await,
+            ("create", "") if self.access.kind.is_review() => self.review(state).await,
             ("create", "") if self.access.kind.info.resource == "bindings" => self.bind(state, String::new()).await,
             ("create", "") => self.create(state).await,
             ("get", _) => self.get(state).await,

@@ -103,24 +103,6 @@ pub enum Decision {
 pub trait Authorizer: Send + Sync + 'static {
     /// Never fails: an authorizer that cannot decide answers `NoOpinion` with the reason.
     async fn authorize(&self, user: &UserInfo, attributes: &Attributes) -> Decision;
-
-    /// What the user may do in a namespace, as far as that can be listed.
-    async fn rules(&self, _user: &UserInfo, _namespace: &str) -> Rules {
-        Rules { incomplete: true, ..Rules::default() }
-    }
-}
-
-/// The answer to a `SelfSubjectRulesReview`.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Rules {
-    /// `authorization.k8s.io/v1 ResourceRule` objects.
-    pub resource: Vec<Value>,
-    /// `authorization.k8s.io/v1 NonResourceRule` objects.
-    pub non_resource: Vec<Value>,
-    /// There may be more.
-    pub incomplete: bool,
-    /// Why there may be more.
-    pub error: String,
 }
 
 /// The operation that admission is asked about.
@@ -186,10 +168,11 @@ pub trait Admission: Send + Sync + 'static {
     async fn validate(&self, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), api::Error>;
 }
 
-/// Signs service-account tokens.
+/// Answers what is asked by creating an object that is never stored.
 #[async_trait]
-pub trait TokenIssuer: Send + Sync + 'static {
-    /// Answers a `TokenRequest`: the returned value is its status (`token`, `expirationTimestamp`). The objects named by the request exist and
-    /// carry the uids it names.
-    async fn issue(&self, service_account: &Value, request: &Value) -> Result<Value, api::Error>;
+pub trait Reviewer: Send + Sync + 'static {
+    /// The token and access reviews: the posted object with its status filled in.
+    async fn review(&self, user: &UserInfo, resource: &'static ResourceInfo, namespace: &str, object: Value) -> Result<Value, api::Error>;
+    /// A `TokenRequest` for a service account: the posted object with its defaults and its status.
+    async fn token(&self, namespace: &str, account: &str, request: Value) -> Result<Value, api::Error>;
 }

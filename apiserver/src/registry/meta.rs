@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use api::{FieldError, names};
 use jiff::Timestamp;
 use rand::RngCore;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::strategy::Strategy;
 
@@ -17,7 +17,12 @@ const GENERATED_PREFIX_LIMIT: usize = 58;
 
 /// The object's metadata, made if it is missing.
 pub fn of(object: &mut Value) -> &mut Map<String, Value> {
-    map(map(object).entry("metadata").or_insert(Value::Null))
+    child(map(object), "metadata")
+}
+
+/// A field of the object as a map, made if it is missing.
+pub fn child<'a>(object: &'a mut Map<String, Value>, field: &str) -> &'a mut Map<String, Value> {
+    map(object.entry(field).or_insert(Value::Null))
 }
 
 /// The value as a map; anything else becomes an empty one.
@@ -225,6 +230,8 @@ fn validate_references(object: &Value) -> Vec<FieldError> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::registry::strategy::Generic;
 

@@ -21,12 +21,10 @@ pub mod options;
 pub mod patch;
 pub mod pods;
 mod read;
-pub mod reviews;
 pub mod scale;
 mod select;
 pub mod strategy;
 pub mod table;
-mod token;
 mod update;
 pub mod watch;
 pub mod wire;
@@ -36,16 +34,15 @@ pub use delete::Removed;
 pub use read::Page;
 
 use crate::store::{Entry, Store, StoreError};
-use access::{Admission, Attributes, Authenticator, Authorizer, Decision, TokenIssuer, UserInfo};
+use access::{Admission, Attributes, Authorizer, Decision, Reviewer, UserInfo};
 use strategy::{Generic, Strategy};
 
 /// The pipeline with everything it needs.
 pub struct Registry {
     store: Arc<dyn Store>,
-    authenticator: Arc<dyn Authenticator>,
     authorizer: Arc<dyn Authorizer>,
     admission: Arc<dyn Admission>,
-    tokens: Arc<dyn TokenIssuer>,
+    reviewer: Arc<dyn Reviewer>,
 }
 
 /// Proof that the authorizer allowed one request on one resource. Only [`Registry::authorize`] makes it and every operation wants it.
@@ -89,12 +86,11 @@ impl Registry {
     /// A pipeline over a store.
     pub fn new(
         store: Arc<dyn Store>,
-        authenticator: Arc<dyn Authenticator>,
         authorizer: Arc<dyn Authorizer>,
         admission: Arc<dyn Admission>,
-        tokens: Arc<dyn TokenIssuer>,
+        reviewer: Arc<dyn Reviewer>,
     ) -> Self {
-        Self { store, authenticator, authorizer, admission, tokens }
+        Self { store, authorizer, admission, reviewer }
     }
 
     /// The store behind it.
@@ -113,6 +109,27 @@ impl Registry {
             return Err(Error::no_such_path());
         }
         Ok(Access { user, attributes, kind, _sealed: () })
+    }
+
+    /// The authorizer, for questions besides requests.
+    pub fn authorizer(&self) -> &dyn Authorizer {
+        &*self.authorizer
+    }
+
+    /// Answers a review: the object with its status.
+    ///
+    /// # Errors
+    /// What is wrong with the question.
+    pub async fn review(&self, access: &Access, object: Value) -> Result<Value, Error> {
+        self.reviewer.review(&access.user, access.kind.info, access.namespace(), object).await
+    }
+
+    /// Answers a `TokenRequest` for the service account that the request names.
+    ///
+    /// # Errors
+    /// 404 without the account; what is wrong with the request.
+    pub async fn issue_token(&self, access: &Access, request: Value) -> Result<Value, Error> {
+        self.reviewer.token(access.namespace(), &access.attributes.name, request).await
     }
 
     /// Asks the authorizer about any request.
@@ -209,6 +226,11 @@ impl Kind {
     /// The schema of the stored form.
     pub fn message(&self) -> &'static Message {
         self.storage.message
+    }
+
+    /// True for kinds that only answer: they are created, never stored.
+    pub fn is_review(&self) -> bool {
+        matches!(self.info.group, "authentication.k8s.io" | "authorization.k8s.io")
     }
 
     /// A stored object in the requested version, as JSON text made once for all readers.

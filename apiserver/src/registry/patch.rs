@@ -53,7 +53,7 @@ impl Patch {
     ///
     /// # Errors
     /// 400 or 422 when the patch does not fit.
-    pub fn apply(&self, message: &Message, object: &Value) -> Result<Value, Error> {
+    pub fn apply(&self, message: &'static Message, object: &Value) -> Result<Value, Error> {
         let unfit = |error: &dyn std::fmt::Display| Error { code: 422, reason: "Invalid".into(), message: error.to_string(), details: None };
         match &self.form {
             Form::Json => api::patch::json_patch(object, &self.text).map_err(|error| unfit(&error)),

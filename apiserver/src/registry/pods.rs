@@ -67,11 +67,11 @@ fn bind(pod: &Value, target: &Target, name: &str, now: Timestamp) -> Result<Valu
         return Err(conflict(format!("pod {name} has non-empty .spec.schedulingGates")));
     }
     let mut new = pod.clone();
-    meta::map(meta::map(&mut new).entry("spec").or_default()).insert("nodeName".into(), target.node.as_str().into());
+    meta::child(meta::map(&mut new), "spec").insert("nodeName".into(), target.node.as_str().into());
     if !target.annotations.is_empty() {
-        meta::map(meta::of(&mut new).entry("annotations").or_default()).extend(target.annotations.clone());
+        meta::child(meta::of(&mut new), "annotations").extend(target.annotations.clone());
     }
-    let status = meta::map(meta::map(&mut new).entry("status").or_default());
+    let status = meta::child(meta::map(&mut new), "status");
     let mut conditions = status.get("conditions").and_then(Value::as_array).cloned().unwrap_or_default();
     let scheduled = |c: &Value| c.get("type").and_then(Value::as_str) == Some("PodScheduled");
     if !conditions.iter().any(|c| scheduled(c) && c.get("status").and_then(Value::as_str) == Some("True")) {
@@ -112,9 +112,9 @@ fn consult(budget: &Value, pod: &Value, now: Timestamp) -> Verdict {
         return Verdict::Refused(format!("The disruption budget {name} needs {desired} healthy pods and has {current} currently"));
     }
     let mut new = budget.clone();
-    let status = meta::map(meta::map(&mut new).entry("status").or_default());
+    let status = meta::child(meta::map(&mut new), "status");
     status.insert("disruptionsAllowed".into(), (allowed - 1).into());
-    meta::map(status.entry("disruptedPods").or_default()).insert(meta::text(pod, "name").into(), meta::time(now).into());
+    meta::child(status, "disruptedPods").insert(meta::text(pod, "name").into(), meta::time(now).into());
     Verdict::Counted(new)
 }
 
