@@ -74,11 +74,12 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
     if let Some(raft) = &raft {
         routes = routes.add_service(raft.service());
     }
+    let started = Arc::new(AtomicBool::new(false));
     let state = Arc::new(http::State {
         registry: registry.clone(),
         authenticator: Arc::new(Authenticators::new(tls.clone(), tokens.clone(), StaticTokens::default())),
-        started: AtomicBool::new(false),
-        health: Health::new(),
+        started: started.clone(),
+        health: health(raft.clone(), started),
         metrics,
         grpc: routes.prepare(),
         shutdown: shutdown.clone(),
@@ -124,6 +125,18 @@ async fn start(state: &Arc<http::State>, config: &Config, authorizers: &Authoriz
     tracing::info!(address = %config.advertise, "serving");
     tokio::spawn(bootstrap::keep_endpoints(registry.clone(), config.clone(), shutdown.child()));
     tokio::spawn(count_objects(state.clone(), shutdown.clone()));
+}
+
+fn health(raft: Option<Arc<RaftStore>>, started: Arc<AtomicBool>) -> Health {
+    let mut health = Health::new();
+    health.add("poststarthook/bootstrap", Scope::Ready, move || match started.load(Ordering::Relaxed) {
+        true => Ok(()),
+        false => Err("the cluster is not set up yet".into()),
+    });
+    if let Some(raft) = raft {
+        health.add("raft", Scope::Ready, move || raft.health());
+    }
+    health
 }
 
 /// Opens the store; with Raft also as itself, for its service, health and stop.

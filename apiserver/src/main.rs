@@ -6,7 +6,8 @@ use kube_apiserver::config::{Config, Options};
 
 fn main() -> ExitCode {
     let options: Options = daemon::cli::parse();
-    daemon::cli::run("kube-apiserver", &options.log, |shutdown| async move {
+    let log = options.log.clone();
+    daemon::cli::run("kube-apiserver", &log, |shutdown| async move {
         let config = Config::resolve(&options)?;
         let listener = daemon::cli::listen(config.listen)?;
         kube_apiserver::run(config, listener, shutdown).await

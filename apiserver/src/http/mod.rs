@@ -38,7 +38,7 @@ pub struct State {
     /// Who asks.
     pub authenticator: Arc<dyn Authenticator>,
     /// False until roles and namespaces are there: requests are turned away, save those for health and between the API servers.
-    pub started: AtomicBool,
+    pub started: Arc<AtomicBool>,
     /// `/livez`, `/readyz`, `/healthz`.
     pub health: Health,
     /// `/metrics`.
