@@ -23,11 +23,27 @@ pub struct Answers {
 
 #[async_trait]
 impl Reviewer for Answers {
-    async fn review(&self, user: &UserInfo, resource: &'static ResourceInfo, namespace: &str, object: Value) -> Result<Value, Error> {
+    async fn review(
+        &self,
+        user: &UserInfo,
+        resource: &'static ResourceInfo,
+        namespace: &str,
+        object: Value,
+    ) -> Result<Value, Error> {
         match resource.resource {
             "tokenreviews" => identity::token(&self.tokens, &StaticTokens::default(), object).await,
             "selfsubjectreviews" => Ok(identity::self_subject(user, object)),
-            other => power::answer(&self.authorizers, &self.authorizers.rbac, other, namespace, user, object).await,
+            other => {
+                power::answer(
+                    &self.authorizers,
+                    &self.authorizers.rbac,
+                    other,
+                    namespace,
+                    user,
+                    object,
+                )
+                .await
+            }
         }
     }
 

@@ -22,8 +22,16 @@ use crate::registry::{Access, Registry, meta};
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
 /// Name, value and description of the classes of the system's own pods.
 const PRIORITIES: &[(&str, i64, &str)] = &[
-    ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
-    ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
+    (
+        "system-node-critical",
+        2_000_001_000,
+        "Used for system critical pods that must not be moved from their current node.",
+    ),
+    (
+        "system-cluster-critical",
+        2_000_000_000,
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+    ),
 ];
 /// How often a server says that it lives, and how long that holds.
 const RENEW: Duration = Duration::from_secs(10);
@@ -55,7 +63,10 @@ pub async fn run(registry: &Arc<Registry>, config: &Config, shutdown: &Shutdown)
 
 /// Says that this server lives and keeps the endpoints of the `kubernetes` Service, until shutdown.
 pub async fn keep_endpoints(registry: Arc<Registry>, config: Config, shutdown: Shutdown) {
-    let boot = Bootstrap { registry: &registry, config: &config };
+    let boot = Bootstrap {
+        registry: &registry,
+        config: &config,
+    };
     let mut ticks = tokio::time::interval(RENEW);
     while shutdown.run_until(ticks.tick()).await.is_some() {
         if let Err(error) = boot.endpoints().await {
@@ -86,14 +97,16 @@ impl Bootstrap<'_> {
             self.reconcile_role(default).await?;
         }
         for name in NAMESPACES {
-            self.ensure(("", "v1", "namespaces"), json!({"metadata": {"name": name}})).await?;
+            self.ensure(("", "v1", "namespaces"), json!({"metadata": {"name": name}}))
+                .await?;
         }
         for default in roles::defaults().into_iter().filter(|d| !d.namespace.is_empty()) {
             self.reconcile_role(default).await?;
         }
         for (name, value, description) in PRIORITIES {
             let class = json!({"metadata": {"name": name}, "value": value, "description": description});
-            self.ensure(("scheduling.k8s.io", "v1", "priorityclasses"), class).await?;
+            self.ensure(("scheduling.k8s.io", "v1", "priorityclasses"), class)
+                .await?;
         }
         allocators::ensure_service_cidr(&**self.registry.store(), self.config.service_cidr.into()).await?;
         allocators::repair(&**self.registry.store()).await?;
@@ -101,7 +114,13 @@ impl Bootstrap<'_> {
         self.endpoints().await
     }
 
-    async fn access(&self, verb: &str, (group, version, resource): Gvr, namespace: &str, name: &str) -> Result<Access, Error> {
+    async fn access(
+        &self,
+        verb: &str,
+        (group, version, resource): Gvr,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Access, Error> {
         let attributes = Attributes {
             verb: verb.into(),
             is_resource: true,
@@ -112,7 +131,9 @@ impl Bootstrap<'_> {
             name: name.into(),
             ..Attributes::default()
         };
-        self.registry.authorize(Arc::new(UserInfo::apiserver()), attributes).await
+        self.registry
+            .authorize(Arc::new(UserInfo::apiserver()), attributes)
+            .await
     }
 
     /// Creates the object if its name is free.
@@ -121,13 +142,23 @@ impl Bootstrap<'_> {
     }
 
     /// Creates the object, or updates the existing one to what `update(existing, wanted)` says.
-    async fn reconcile(&self, resource: Gvr, wanted: Value, update: impl Fn(&Value, &Value) -> Option<Value>) -> Result<(), Error> {
+    async fn reconcile(
+        &self,
+        resource: Gvr,
+        wanted: Value,
+        update: impl Fn(&Value, &Value) -> Option<Value>,
+    ) -> Result<(), Error> {
         let (namespace, name) = (meta::text(&wanted, "namespace"), meta::text(&wanted, "name"));
-        let options = WriteOptions { field_manager: "kube-apiserver".into(), ..WriteOptions::default() };
+        let options = WriteOptions {
+            field_manager: "kube-apiserver".into(),
+            ..WriteOptions::default()
+        };
         let read = self.access("get", resource, namespace, name).await?;
         match self.registry.get(&read, "").await {
             Ok(entry) => {
-                let Some(new) = update(&read.kind.value(&entry)?, &wanted) else { return Ok(()) };
+                let Some(new) = update(&read.kind.value(&entry)?, &wanted) else {
+                    return Ok(());
+                };
                 let write = self.access("update", resource, namespace, name).await?;
                 self.registry.update(&write, new, &options).await.map(drop)
             }
@@ -150,7 +181,13 @@ impl Bootstrap<'_> {
 
     fn service(&self) -> Value {
         let port = self.config.advertise.port();
-        let first = self.config.service_cidr.hosts().next().map(|ip| ip.to_string()).unwrap_or_default();
+        let first = self
+            .config
+            .service_cidr
+            .hosts()
+            .next()
+            .map(|ip| ip.to_string())
+            .unwrap_or_default();
         json!({
             "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"component": "apiserver", "provider": "kubernetes"}},
             "spec": {
@@ -161,7 +198,10 @@ impl Bootstrap<'_> {
     }
 
     fn lease_name(&self) -> String {
-        format!("apiserver-{}", self.config.advertise.to_string().replace([':', '[', ']'], "-"))
+        format!(
+            "apiserver-{}",
+            self.config.advertise.to_string().replace([':', '[', ']'], "-")
+        )
     }
 
     /// Renews this server's Lease, then writes the endpoints.
@@ -184,7 +224,10 @@ impl Bootstrap<'_> {
 
     async fn write_endpoints(&self) -> Result<(), Error> {
         let list = self.access("list", LEASES, "kube-system", "").await?;
-        let options = ListOptions { label_selector: format!("{IDENTITY}=kube-apiserver"), ..ListOptions::default() };
+        let options = ListOptions {
+            label_selector: format!("{IDENTITY}=kube-apiserver"),
+            ..ListOptions::default()
+        };
         let now = Timestamp::now();
         let mut live = Vec::new();
         for entry in self.registry.list(&list, &options).await?.entries {
@@ -207,13 +250,22 @@ impl Bootstrap<'_> {
                 Some(new)
             }
         };
-        self.reconcile(("", "v1", "endpoints"), endpoints, replace(&["subsets"])).await?;
-        let each: Vec<Value> = live.iter().map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}})).collect();
+        self.reconcile(("", "v1", "endpoints"), endpoints, replace(&["subsets"]))
+            .await?;
+        let each: Vec<Value> = live
+            .iter()
+            .map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}}))
+            .collect();
         let slice = json!({
             "metadata": metadata(json!({"kubernetes.io/service-name": "kubernetes"})),
             "addressType": "IPv4", "endpoints": each, "ports": ports,
         });
-        self.reconcile(("discovery.k8s.io", "v1", "endpointslices"), slice, replace(&["endpoints", "ports"])).await
+        self.reconcile(
+            ("discovery.k8s.io", "v1", "endpointslices"),
+            slice,
+            replace(&["endpoints", "ports"]),
+        )
+        .await
     }
 }
 
@@ -221,7 +273,12 @@ impl Bootstrap<'_> {
 fn live_address(lease: &Value, now: Timestamp) -> Option<String> {
     let renewed: Timestamp = lease.pointer("/spec/renewTime")?.as_str()?.parse().ok()?;
     let life = lease.pointer("/spec/leaseDurationSeconds")?.as_i64()?;
-    let address: std::net::SocketAddr = lease.pointer("/metadata/annotations")?.get(ADDRESS)?.as_str()?.parse().ok()?;
+    let address: std::net::SocketAddr = lease
+        .pointer("/metadata/annotations")?
+        .get(ADDRESS)?
+        .as_str()?
+        .parse()
+        .ok()?;
     (now.duration_since(renewed) < SignedDuration::from_secs(life)).then(|| address.ip().to_string())
 }
 

@@ -18,7 +18,11 @@ pub const KIND: &str = "KubeApiserverConfiguration";
 
 /// The command line.
 #[derive(clap::Parser, Debug)]
-#[command(name = "kube-apiserver", version, about = "The Kubernetes API over REST and gRPC, and the replicated store behind it.")]
+#[command(
+    name = "kube-apiserver",
+    version,
+    about = "The Kubernetes API over REST and gRPC, and the replicated store behind it."
+)]
 pub struct Options {
     /// Configuration file, YAML.
     #[arg(long, value_name = "FILE")]
@@ -167,14 +171,23 @@ impl Config {
     pub fn from_settings(s: Settings) -> Result<Self, ConfigError> {
         let bind = s.bind_address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let port = s.secure_port.unwrap_or(6443);
-        let advertise = SocketAddr::new(s.advertise_address.unwrap_or(if bind.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { bind }), port);
+        let advertise = SocketAddr::new(
+            s.advertise_address.unwrap_or(if bind.is_unspecified() {
+                IpAddr::V4(Ipv4Addr::LOCALHOST)
+            } else {
+                bind
+            }),
+            port,
+        );
         let serving = TlsFiles {
             certificate: required(s.tls_cert_file, "tls-cert-file")?,
             key: required(s.tls_private_key_file, "tls-private-key-file")?,
             ca: required(s.client_ca_file, "client-ca-file")?,
         };
         let peer = TlsFiles {
-            certificate: s.kubelet_client_certificate.unwrap_or_else(|| serving.certificate.clone()),
+            certificate: s
+                .kubelet_client_certificate
+                .unwrap_or_else(|| serving.certificate.clone()),
             key: s.kubelet_client_key.unwrap_or_else(|| serving.key.clone()),
             ca: serving.ca.clone(),
         };
@@ -188,19 +201,31 @@ impl Config {
             Some(text) => parse_members(text)?,
         };
         if this.id == 0 || !members.iter().any(|m| m.id == this.id) && s.raft_join.is_none() {
-            return Err(ConfigError::Usage(format!("--raft-id: expected the number of one of --raft-members, found {}", this.id)));
+            return Err(ConfigError::Usage(format!(
+                "--raft-id: expected the number of one of --raft-members, found {}",
+                this.id
+            )));
         }
         Ok(Self {
             listen: SocketAddr::new(bind, port),
             advertise,
             serving,
             peer,
-            service_cidr: s.service_cluster_ip_range.unwrap_or(Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16)),
+            service_cidr: s
+                .service_cluster_ip_range
+                .unwrap_or(Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16)),
             node_ports: parse_ports(s.service_node_port_range.as_deref().unwrap_or("30000-32767"))?,
-            issuer: s.service_account_issuer.unwrap_or_else(|| "https://kubernetes.default.svc.cluster.local".into()),
+            issuer: s
+                .service_account_issuer
+                .unwrap_or_else(|| "https://kubernetes.default.svc.cluster.local".into()),
             token_keys: s.service_account_key_file,
             signing_key: required(s.service_account_signing_key_file, "service-account-signing-key-file")?,
-            storage: Storage::Raft { data_dir: s.data_dir.unwrap_or_else(|| "/var/lib/kube-apiserver".into()), this, members, join: s.raft_join },
+            storage: Storage::Raft {
+                data_dir: s.data_dir.unwrap_or_else(|| "/var/lib/kube-apiserver".into()),
+                this,
+                members,
+                join: s.raft_join,
+            },
             drain: Duration::from_secs(10),
         })
     }
@@ -220,8 +245,14 @@ impl Settings {
             service_cluster_ip_range: self.service_cluster_ip_range.or(file.service_cluster_ip_range),
             service_node_port_range: self.service_node_port_range.or(file.service_node_port_range),
             service_account_issuer: self.service_account_issuer.or(file.service_account_issuer),
-            service_account_key_file: if self.service_account_key_file.is_empty() { file.service_account_key_file } else { self.service_account_key_file },
-            service_account_signing_key_file: self.service_account_signing_key_file.or(file.service_account_signing_key_file),
+            service_account_key_file: if self.service_account_key_file.is_empty() {
+                file.service_account_key_file
+            } else {
+                self.service_account_key_file
+            },
+            service_account_signing_key_file: self
+                .service_account_signing_key_file
+                .or(file.service_account_signing_key_file),
             data_dir: self.data_dir.or(file.data_dir),
             raft_id: self.raft_id.or(file.raft_id),
             raft_name: self.raft_name.or(file.raft_name),
@@ -232,32 +263,54 @@ impl Settings {
 }
 
 fn required(path: Option<PathBuf>, flag: &str) -> Result<PathBuf, ConfigError> {
-    path.ok_or_else(|| ConfigError::Usage(format!("--{flag}: expected a file, but neither the flag nor the configuration file names one")))
+    path.ok_or_else(|| {
+        ConfigError::Usage(format!(
+            "--{flag}: expected a file, but neither the flag nor the configuration file names one"
+        ))
+    })
 }
 
 fn parse_members(text: &str) -> Result<Vec<Member>, ConfigError> {
     let member = |part: &str| {
         let (id, rest) = part.trim().split_once('=')?;
         let (name, address) = rest.split_once('@')?;
-        let well_formed = !name.is_empty() && address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        let well_formed = !name.is_empty()
+            && address
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
         let id = id.parse().ok().filter(|id| *id > 0)?;
-        well_formed.then(|| Member { id, name: name.into(), address: address.into() })
+        well_formed.then(|| Member {
+            id,
+            name: name.into(),
+            address: address.into(),
+        })
     };
     text.split(',')
-        .map(|part| member(part).ok_or_else(|| ConfigError::Usage(format!("--raft-members: expected <number>=<name>@<host>:<port>, found {part:?}"))))
+        .map(|part| {
+            member(part).ok_or_else(|| {
+                ConfigError::Usage(format!(
+                    "--raft-members: expected <number>=<name>@<host>:<port>, found {part:?}"
+                ))
+            })
+        })
         .collect()
 }
 
 fn parse_ports(text: &str) -> Result<(u16, u16), ConfigError> {
-    let ports = text.split_once('-').and_then(|(from, to)| Some((from.trim().parse().ok()?, to.trim().parse().ok()?)));
+    let ports = text
+        .split_once('-')
+        .and_then(|(from, to)| Some((from.trim().parse().ok()?, to.trim().parse().ok()?)));
     match ports {
         Some((from, to)) if 0 < from && from <= to => Ok((from, to)),
-        _ => Err(ConfigError::Usage(format!("--service-node-port-range: expected <from>-<to>, found {text:?}"))),
+        _ => Err(ConfigError::Usage(format!(
+            "--service-node-port-range: expected <from>-<to>, found {text:?}"
+        ))),
     }
 }
 
 fn host_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "apiserver".into(), |name| name.trim().to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "apiserver".into(), |name| name.trim().to_owned())
 }
 
 #[cfg(test)]
@@ -267,22 +320,36 @@ mod tests {
     use super::*;
 
     fn settings(extra: &[&str]) -> Result<Config, ConfigError> {
-        let base = ["kube-apiserver", "--tls-cert-file=c", "--tls-private-key-file=k", "--client-ca-file=a", "--service-account-signing-key-file=s"];
+        let base = [
+            "kube-apiserver",
+            "--tls-cert-file=c",
+            "--tls-private-key-file=k",
+            "--client-ca-file=a",
+            "--service-account-signing-key-file=s",
+        ];
         Config::resolve(&Options::try_parse_from(base.iter().chain(extra)).unwrap())
     }
 
     #[test]
     fn members_are_read() {
         let config = settings(&["--raft-id=2", "--raft-members=1=a@10.0.0.1:6443,2=b@10.0.0.2:6443"]).unwrap();
-        let Storage::Raft { members, this, .. } = config.storage else { panic!("not raft") };
+        let Storage::Raft { members, this, .. } = config.storage else {
+            panic!("not raft")
+        };
         assert_eq!((members.len(), this.id, members[1].name.as_str()), (2, 2, "b"));
     }
 
     #[test]
     fn a_wrong_flag_is_named() {
         for (flag, text) in [
-            ("--raft-members=1=a", "--raft-members: expected <number>=<name>@<host>:<port>, found \"1=a\""),
-            ("--service-node-port-range=9-1", "--service-node-port-range: expected <from>-<to>, found \"9-1\""),
+            (
+                "--raft-members=1=a",
+                "--raft-members: expected <number>=<name>@<host>:<port>, found \"1=a\"",
+            ),
+            (
+                "--service-node-port-range=9-1",
+                "--service-node-port-range: expected <from>-<to>, found \"9-1\"",
+            ),
         ] {
             assert_eq!(settings(&[flag]).unwrap_err().to_string(), text);
         }
@@ -292,9 +359,15 @@ mod tests {
     fn a_flag_overrules_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.yaml");
-        std::fs::write(&path, format!("apiVersion: {API_VERSION}\nkind: {KIND}\nsecurePort: 7000\nraftName: file\n")).unwrap();
+        std::fs::write(
+            &path,
+            format!("apiVersion: {API_VERSION}\nkind: {KIND}\nsecurePort: 7000\nraftName: file\n"),
+        )
+        .unwrap();
         let config = settings(&["--config", path.to_str().unwrap(), "--raft-name=flag"]).unwrap();
-        let Storage::Raft { this, .. } = config.storage else { panic!("not raft") };
+        let Storage::Raft { this, .. } = config.storage else {
+            panic!("not raft")
+        };
         assert_eq!((config.listen.port(), this.name.as_str()), (7000, "flag"));
     }
 }

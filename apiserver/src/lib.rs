@@ -46,6 +46,8 @@ use store::{MemoryStore, Stamp, Store};
 
 /// How the store writes the revision into an object.
 const STAMP: Stamp = api::codec::set_resource_version;
+/// How long a server tries to take itself out of the endpoints when it stops.
+const LEAVE: Duration = Duration::from_secs(2);
 /// How often the gauges that need counting are counted.
 const COUNT_EVERY: Duration = Duration::from_secs(60);
 
@@ -68,7 +70,10 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
         store.clone(),
         Arc::new(authorizers.clone()),
         Arc::new(Chain::new(store.clone(), authorizers.clone())),
-        Arc::new(Answers { tokens: tokens.clone(), authorizers: authorizers.clone() }),
+        Arc::new(Answers {
+            tokens: tokens.clone(),
+            authorizers: authorizers.clone(),
+        }),
     ));
     let mut routes = Routes::new(grpc::service(registry.clone(), shutdown.clone()));
     if let Some(raft) = &raft {
@@ -77,7 +82,11 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
     let started = Arc::new(AtomicBool::new(false));
     let state = Arc::new(http::State {
         registry: registry.clone(),
-        authenticator: Arc::new(Authenticators::new(tls.clone(), tokens.clone(), StaticTokens::default())),
+        authenticator: Arc::new(Authenticators::new(
+            tls.clone(),
+            tokens.clone(),
+            StaticTokens::default(),
+        )),
         started: started.clone(),
         health: health(raft.clone(), started),
         metrics,
@@ -87,13 +96,30 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
         nodes: http::logs::Nodes::new(connect),
         tokens,
     });
-    let limits = Limits { drain: config.drain, ..Limits::default() };
+    let limits = Limits {
+        drain: config.drain,
+        ..Limits::default()
+    };
     let chain = stack(&state);
-    let serving = tokio::spawn(daemon::http::serve(listener, tls.config(&["h2", "http/1.1"])?, limits, shutdown.clone(), move |request| serve(chain.clone(), request)));
+    let serving = tokio::spawn(daemon::http::serve(
+        listener,
+        tls.config(&["h2", "http/1.1"])?,
+        limits,
+        shutdown.clone(),
+        move |request| serve(chain.clone(), request),
+    ));
 
     start(&state, &config, &authorizers, raft.as_deref(), &shutdown).await;
-    serving.await.context("serve")??;
+    shutdown.cancelled().await;
     state.health.drain();
+    serving.await.context("serve")??;
+    if state.started.load(Ordering::Relaxed) {
+        let left = tokio::time::timeout(LEAVE, bootstrap::leave(&registry, &config)).await;
+        tracing::info!(
+            done = matches!(left, Ok(Ok(()))),
+            "left the endpoints of the kubernetes service"
+        );
+    }
     if let Some(raft) = raft {
         raft.shutdown().await;
     }
@@ -101,7 +127,13 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
 }
 
 /// Everything between being reachable and being ready, and the work in the background that begins then.
-async fn start(state: &Arc<http::State>, config: &Config, authorizers: &Authorizers, raft: Option<&RaftStore>, shutdown: &Shutdown) {
+async fn start(
+    state: &Arc<http::State>,
+    config: &Config,
+    authorizers: &Authorizers,
+    raft: Option<&RaftStore>,
+    shutdown: &Shutdown,
+) {
     let registry = &state.registry;
     let ready = async {
         while let Some(Err(error)) = match raft {
@@ -123,15 +155,21 @@ async fn start(state: &Arc<http::State>, config: &Config, authorizers: &Authoriz
     state.started.store(true, Ordering::Relaxed);
     daemon::notify::ready(shutdown);
     tracing::info!(address = %config.advertise, "serving");
-    tokio::spawn(bootstrap::keep_endpoints(registry.clone(), config.clone(), shutdown.child()));
+    tokio::spawn(bootstrap::keep_endpoints(
+        registry.clone(),
+        config.clone(),
+        shutdown.child(),
+    ));
     tokio::spawn(count_objects(state.clone(), shutdown.clone()));
 }
 
 fn health(raft: Option<Arc<RaftStore>>, started: Arc<AtomicBool>) -> Health {
     let mut health = Health::new();
-    health.add("poststarthook/bootstrap", Scope::Ready, move || match started.load(Ordering::Relaxed) {
-        true => Ok(()),
-        false => Err("the cluster is not set up yet".into()),
+    health.add("poststarthook/bootstrap", Scope::Ready, move || {
+        match started.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => Err("the cluster is not set up yet".into()),
+        }
     });
     if let Some(raft) = raft {
         health.add("raft", Scope::Ready, move || raft.health());
@@ -140,18 +178,34 @@ fn health(raft: Option<Arc<RaftStore>>, started: Arc<AtomicBool>) -> Health {
 }
 
 /// Opens the store; with Raft also as itself, for its service, health and stop.
-async fn open(config: &Config, connect: Connect, metrics: &Metrics) -> anyhow::Result<(Arc<dyn Store>, Option<Arc<RaftStore>>)> {
-    let Storage::Raft { data_dir, this, members, join } = &config.storage else {
+async fn open(
+    config: &Config,
+    connect: Connect,
+    metrics: &Metrics,
+) -> anyhow::Result<(Arc<dyn Store>, Option<Arc<RaftStore>>)> {
+    let Storage::Raft {
+        data_dir,
+        this,
+        members,
+        join,
+    } = &config.storage
+    else {
         return Ok((Arc::new(MemoryStore::new(STAMP)), None));
     };
-    let member = |m: &config::Member| Member { name: m.name.clone(), address: m.address.clone() };
+    let member = |m: &config::Member| Member {
+        name: m.name.clone(),
+        address: m.address.clone(),
+    };
     let mut raft = RaftConfig::single(data_dir, member(this), connect, STAMP);
     raft.node_id = this.id;
     raft.members = members.iter().map(|m| (m.id, member(m))).collect::<BTreeMap<_, _>>();
     if let Some(address) = join {
         raft.join = true;
         raft.members.retain(|id, _| *id != this.id);
-        raft.members.entry(0).or_insert(Member { name: String::new(), address: address.clone() });
+        raft.members.entry(0).or_insert(Member {
+            name: String::new(),
+            address: address.clone(),
+        });
     }
     raft.registry = metrics.registry.clone();
     let store = Arc::new(RaftStore::start(raft).await?);
@@ -159,9 +213,18 @@ async fn open(config: &Config, connect: Connect, metrics: &Metrics) -> anyhow::R
 }
 
 fn tokens(config: &Config, store: Arc<dyn Store>) -> Result<Tokens, ConfigError> {
-    let read = |path: &Path| std::fs::read(path).map_err(|source| ConfigError::Read { path: path.into(), source });
-    let bad = |path: &Path, what: String| ConfigError::Content { path: path.into(), what };
-    let signer = Signer::from_pem(&read(&config.signing_key)?).map_err(|error| bad(&config.signing_key, error.to_string()))?;
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|source| ConfigError::Read {
+            path: path.into(),
+            source,
+        })
+    };
+    let bad = |path: &Path, what: String| ConfigError::Content {
+        path: path.into(),
+        what,
+    };
+    let signer =
+        Signer::from_pem(&read(&config.signing_key)?).map_err(|error| bad(&config.signing_key, error.to_string()))?;
     let mut keys = Vec::new();
     for path in &config.token_keys {
         keys.push(PublicKey::from_pem(&read(path)?).map_err(|error| bad(path, error.to_string()))?);
@@ -174,13 +237,28 @@ async fn count_objects(state: Arc<http::State>, shutdown: Shutdown) {
     let mut ticks = tokio::time::interval(COUNT_EVERY);
     while shutdown.run_until(ticks.tick()).await.is_some() {
         let store = state.registry.store();
-        state.metrics.revision.set(i64::try_from(store.revision()).unwrap_or(i64::MAX));
-        for kind in registry::kinds().iter().filter(|kind| kind.is_storage_version() && !kind.is_review()) {
-            let query = store::ListQuery { prefix: &kind.prefix, start_after: None, limit: 1, at: store::ReadAt::Any };
+        state
+            .metrics
+            .revision
+            .set(i64::try_from(store.revision()).unwrap_or(i64::MAX));
+        for kind in registry::kinds()
+            .iter()
+            .filter(|kind| kind.is_storage_version() && !kind.is_review())
+        {
+            let query = store::ListQuery {
+                prefix: &kind.prefix,
+                start_after: None,
+                limit: 1,
+                at: store::ReadAt::Any,
+            };
             if let Ok(list) = store.list(query).await {
                 let count = list.entries.len() + list.remaining;
                 let name = kind.group_resource().to_string();
-                state.metrics.objects.with_label_values(&[&name]).set(i64::try_from(count).unwrap_or(i64::MAX));
+                state
+                    .metrics
+                    .objects
+                    .with_label_values(&[&name])
+                    .set(i64::try_from(count).unwrap_or(i64::MAX));
             }
         }
     }

@@ -21,7 +21,11 @@ impl Aggregated {
     pub fn accepted(accept: &str) -> Option<Self> {
         accept.split(',').find_map(|clause| {
             let clause: Vec<&str> = clause.split(';').map(str::trim).collect();
-            match (clause.contains(&"as=APIGroupDiscoveryList"), clause.contains(&"v=v2"), clause.contains(&"v=v2beta1")) {
+            match (
+                clause.contains(&"as=APIGroupDiscoveryList"),
+                clause.contains(&"v=v2"),
+                clause.contains(&"v=v2beta1"),
+            ) {
                 (true, true, _) => Some(Self::V2),
                 (true, _, true) => Some(Self::V2beta1),
                 _ => None,
@@ -89,13 +93,19 @@ pub fn core_versions(address: &str) -> Value {
 
 /// `/apis`.
 pub fn groups() -> Value {
-    let groups: Vec<Value> = group_versions().into_iter().filter(|(group, _)| !group.is_empty()).map(|(group, versions)| group_value(group, &versions)).collect();
+    let groups: Vec<Value> = group_versions()
+        .into_iter()
+        .filter(|(group, _)| !group.is_empty())
+        .map(|(group, versions)| group_value(group, &versions))
+        .collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
 /// `/apis/<group>`.
 pub fn group(name: &str) -> Option<Value> {
-    let (group, versions) = group_versions().into_iter().find(|(group, _)| *group == name && !group.is_empty())?;
+    let (group, versions) = group_versions()
+        .into_iter()
+        .find(|(group, _)| *group == name && !group.is_empty())?;
     let mut value = group_value(group, &versions);
     value["kind"] = "APIGroup".into();
     value["apiVersion"] = "v1".into();
@@ -111,7 +121,10 @@ fn group_value(group: &str, versions: &[&str]) -> Value {
 /// `/api/v1` and `/apis/<group>/<version>`.
 pub fn resources(group: &str, version: &str) -> Option<Value> {
     let mut list = Vec::new();
-    for info in resources::all().iter().filter(|info| info.group == group && info.version == version) {
+    for info in resources::all()
+        .iter()
+        .filter(|info| info.group == group && info.version == version)
+    {
         list.push(resource(info));
         list.extend(info.subresources.iter().map(|sub| subresource(info, sub)));
     }
@@ -132,7 +145,8 @@ fn resource(info: &ResourceInfo) -> Value {
 
 fn subresource(info: &ResourceInfo, sub: &Subresource) -> Value {
     let name = format!("{}/{}", info.resource, sub.name);
-    let mut value = json!({"name": name, "singularName": "", "namespaced": info.namespaced, "kind": sub.kind, "verbs": sub.verbs});
+    let mut value =
+        json!({"name": name, "singularName": "", "namespaced": info.namespaced, "kind": sub.kind, "verbs": sub.verbs});
     if (sub.group, sub.version) != (info.group, info.version) {
         if !sub.group.is_empty() {
             value["group"] = sub.group.into();
@@ -148,7 +162,10 @@ pub fn aggregated(core: bool, form: Aggregated) -> Value {
         .into_iter()
         .filter(|(group, _)| group.is_empty() == core)
         .map(|(group, versions)| {
-            let versions: Vec<Value> = versions.into_iter().map(|version| aggregated_version(group, version)).collect();
+            let versions: Vec<Value> = versions
+                .into_iter()
+                .map(|version| aggregated_version(group, version))
+                .collect();
             json!({"metadata": {"name": group, "creationTimestamp": null}, "versions": versions})
         })
         .collect();
@@ -156,7 +173,9 @@ pub fn aggregated(core: bool, form: Aggregated) -> Value {
 }
 
 fn aggregated_version(group: &str, version: &str) -> Value {
-    let of_version = resources::all().iter().filter(|info| info.group == group && info.version == version);
+    let of_version = resources::all()
+        .iter()
+        .filter(|info| info.group == group && info.version == version);
     let list: Vec<Value> = of_version.map(aggregated_resource).collect();
     json!({"version": version, "freshness": "Current", "resources": list})
 }
@@ -185,7 +204,19 @@ fn aggregated_resource(info: &ResourceInfo) -> Value {
 
 /// `/`.
 pub fn root_paths() -> Vec<String> {
-    let mut paths: Vec<String> = ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v3", "/readyz", "/version"].map(str::to_owned).into();
+    let mut paths: Vec<String> = [
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v3",
+        "/readyz",
+        "/version",
+    ]
+    .map(str::to_owned)
+    .into();
     for (group, versions) in group_versions() {
         if !group.is_empty() {
             paths.push(format!("/apis/{group}"));
@@ -217,8 +248,21 @@ mod tests {
     #[test]
     fn pods_have_their_subresources() {
         let list = resources("", "v1").unwrap();
-        let names: Vec<&str> = list["resources"].as_array().unwrap().iter().filter_map(|r| r["name"].as_str()).collect();
-        for name in ["pods", "pods/log", "pods/status", "pods/binding", "pods/eviction", "namespaces/finalize", "serviceaccounts/token"] {
+        let names: Vec<&str> = list["resources"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|r| r["name"].as_str())
+            .collect();
+        for name in [
+            "pods",
+            "pods/log",
+            "pods/status",
+            "pods/binding",
+            "pods/eviction",
+            "namespaces/finalize",
+            "serviceaccounts/token",
+        ] {
             assert!(names.contains(&name), "{name}");
         }
         assert!(resources("", "v2").is_none());

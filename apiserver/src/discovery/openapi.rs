@@ -18,24 +18,36 @@ pub fn root() -> Value {
     for info in resources::all() {
         let path = prefix(info.group, info.version);
         let hash = concat!("keelson-", env!("CARGO_PKG_VERSION"));
-        paths.insert(path.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")}));
+        paths.insert(
+            path.clone(),
+            json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")}),
+        );
     }
     json!({"paths": paths})
 }
 
 fn prefix(group: &str, version: &str) -> String {
-    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
+    if group.is_empty() {
+        format!("api/{version}")
+    } else {
+        format!("apis/{group}/{version}")
+    }
 }
 
 /// The document of a group and version.
 pub fn document(group: &str, version: &str) -> Option<Bytes> {
     static MADE: OnceLock<Mutex<HashMap<(String, String), Bytes>>> = OnceLock::new();
-    let served: Vec<&ResourceInfo> = resources::all().iter().filter(|info| info.group == group && info.version == version).collect();
+    let served: Vec<&ResourceInfo> = resources::all()
+        .iter()
+        .filter(|info| info.group == group && info.version == version)
+        .collect();
     if served.is_empty() {
         return None;
     }
     let mut made = MADE.get_or_init(Mutex::default).lock();
-    let document = made.entry((group.to_owned(), version.to_owned())).or_insert_with(|| make(&served).to_string().into());
+    let document = made
+        .entry((group.to_owned(), version.to_owned()))
+        .or_insert_with(|| make(&served).to_string().into());
     Some(document.clone())
 }
 
@@ -63,18 +75,46 @@ impl Document {
         let reference = self.reference(info.message);
         self.mark_kind(&reference, info);
         let base = format!("/{}", prefix(info.group, info.version));
-        let collection = if info.namespaced { format!("{base}/namespaces/{{namespace}}/{}", info.resource) } else { format!("{base}/{}", info.resource) };
+        let collection = if info.namespaced {
+            format!("{base}/namespaces/{{namespace}}/{}", info.resource)
+        } else {
+            format!("{base}/{}", info.resource)
+        };
         let mut own = Map::new();
         let mut one = Map::new();
         for verb in info.verbs {
             match *verb {
-                "list" => drop(own.insert("get".into(), operation("list", info, &reference, &["limit", "continue", "labelSelector", "fieldSelector", "resourceVersion"]))),
+                "list" => drop(own.insert(
+                    "get".into(),
+                    operation(
+                        "list",
+                        info,
+                        &reference,
+                        &["limit", "continue", "labelSelector", "fieldSelector", "resourceVersion"],
+                    ),
+                )),
                 "create" => drop(own.insert("post".into(), operation("post", info, &reference, WRITE))),
-                "deletecollection" => drop(own.insert("delete".into(), operation("deletecollection", info, &reference, &["labelSelector", "fieldSelector"]))),
+                "deletecollection" => drop(own.insert(
+                    "delete".into(),
+                    operation(
+                        "deletecollection",
+                        info,
+                        &reference,
+                        &["labelSelector", "fieldSelector"],
+                    ),
+                )),
                 "get" => drop(one.insert("get".into(), operation("get", info, &reference, &[]))),
                 "update" => drop(one.insert("put".into(), operation("put", info, &reference, WRITE))),
                 "patch" => drop(one.insert("patch".into(), operation("patch", info, &reference, WRITE))),
-                "delete" => drop(one.insert("delete".into(), operation("delete", info, &reference, &["gracePeriodSeconds", "propagationPolicy", "dryRun"]))),
+                "delete" => drop(one.insert(
+                    "delete".into(),
+                    operation(
+                        "delete",
+                        info,
+                        &reference,
+                        &["gracePeriodSeconds", "propagationPolicy", "dryRun"],
+                    ),
+                )),
                 _ => {}
             }
         }
@@ -85,7 +125,8 @@ impl Document {
     fn mark_kind(&mut self, reference: &str, info: &ResourceInfo) {
         let name = reference.rsplit('/').next().unwrap_or_default();
         if let Some(schema) = self.schemas.get_mut(name) {
-            schema["x-kubernetes-group-version-kind"] = json!([{"group": info.group, "version": info.version, "kind": info.kind}]);
+            schema["x-kubernetes-group-version-kind"] =
+                json!([{"group": info.group, "version": info.version, "kind": info.kind}]);
             schema["properties"]["apiVersion"] = json!({"type": "string"});
             schema["properties"]["kind"] = json!({"type": "string"});
         }
@@ -110,7 +151,12 @@ impl Document {
         reference
     }
 
-    fn fields(&mut self, message: &'static Message, properties: &mut Map<String, Value>, required: &mut Vec<&'static str>) {
+    fn fields(
+        &mut self,
+        message: &'static Message,
+        properties: &mut Map<String, Value>,
+        required: &mut Vec<&'static str>,
+    ) {
         for field in message.fields {
             match field.ty {
                 FieldType::Message(inner) if field.inlined => self.fields(inner, properties, required),
@@ -163,7 +209,9 @@ impl Document {
             FieldType::String => json!({"type": "string"}),
             FieldType::Bytes => json!({"type": "string", "format": "byte"}),
             FieldType::Quantity => json!({"type": "string"}),
-            FieldType::IntOrString => json!({"oneOf": [{"type": "integer"}, {"type": "string"}], "format": "int-or-string"}),
+            FieldType::IntOrString => {
+                json!({"oneOf": [{"type": "integer"}, {"type": "string"}], "format": "int-or-string"})
+            }
             FieldType::Time | FieldType::MicroTime => json!({"type": "string", "format": "date-time"}),
             FieldType::RawJson => json!({"type": "object"}),
             FieldType::StringList => json!({"type": "array", "items": {"type": "string"}}),
@@ -178,7 +226,10 @@ impl Document {
 const WRITE: &[&str] = &["dryRun", "fieldManager", "fieldValidation"];
 
 fn operation(action: &str, info: &ResourceInfo, reference: &str, parameters: &[&str]) -> Value {
-    let parameters: Vec<Value> = parameters.iter().map(|name| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}})).collect();
+    let parameters: Vec<Value> = parameters
+        .iter()
+        .map(|name| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}}))
+        .collect();
     let content = json!({"application/json": {"schema": {"$ref": reference}}});
     let mut operation = json!({
         "parameters": parameters,
@@ -187,7 +238,9 @@ fn operation(action: &str, info: &ResourceInfo, reference: &str, parameters: &[&
         "x-kubernetes-group-version-kind": {"group": info.group, "version": info.version, "kind": info.kind},
     });
     match action {
-        "post" | "put" => operation["requestBody"] = json!({"content": {"*/*": {"schema": {"$ref": reference}}}, "required": true}),
+        "post" | "put" => {
+            operation["requestBody"] = json!({"content": {"*/*": {"schema": {"$ref": reference}}}, "required": true})
+        }
         "patch" => {
             let any = json!({"schema": {"type": "object"}});
             operation["requestBody"] = json!({"required": true, "content": {
@@ -200,7 +253,9 @@ fn operation(action: &str, info: &ResourceInfo, reference: &str, parameters: &[&
 
 /// `io.k8s.api.core.v1.Pod` of `k8s.io.api.core.v1.Pod`.
 fn definition(message: &str) -> String {
-    message.strip_prefix("k8s.io.").map_or_else(|| message.to_owned(), |rest| format!("io.k8s.{rest}"))
+    message
+        .strip_prefix("k8s.io.")
+        .map_or_else(|| message.to_owned(), |rest| format!("io.k8s.{rest}"))
 }
 
 #[cfg(test)]
@@ -212,7 +267,13 @@ mod tests {
         let document: Value = serde_json::from_slice(&document("", "v1").unwrap()).unwrap();
         let patch = &document["paths"]["/api/v1/namespaces/{namespace}/pods/{name}"]["patch"];
         assert_eq!(patch["x-kubernetes-group-version-kind"]["kind"], "Pod");
-        assert!(patch["parameters"].as_array().unwrap().iter().any(|p| p["name"] == "fieldValidation"));
+        assert!(
+            patch["parameters"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|p| p["name"] == "fieldValidation")
+        );
         let containers = &document["components"]["schemas"]["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"];
         assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
     }
@@ -223,7 +284,11 @@ mod tests {
             let text = document(info.group, info.version).unwrap();
             let document: Value = serde_json::from_slice(&text).unwrap();
             let schemas = document["components"]["schemas"].as_object().unwrap();
-            for part in std::str::from_utf8(&text).unwrap().split("\"$ref\":\"#/components/schemas/").skip(1) {
+            for part in std::str::from_utf8(&text)
+                .unwrap()
+                .split("\"$ref\":\"#/components/schemas/")
+                .skip(1)
+            {
                 let name = part.split('"').next().unwrap();
                 assert!(schemas.get(name).is_some_and(Value::is_object), "{name}");
             }

@@ -26,11 +26,25 @@ struct Running {
 }
 
 /// Starts to reply.
-pub fn replies(watch: Watch, timeout_seconds: i64, shutdown: Shutdown) -> impl Stream<Item = Result<WatchReply, Status>> + Send + 'static {
-    let seconds = if timeout_seconds > 0 { timeout_seconds.min(LONGEST) } else { LONGEST };
+pub fn replies(
+    watch: Watch,
+    timeout_seconds: i64,
+    shutdown: Shutdown,
+) -> impl Stream<Item = Result<WatchReply, Status>> + Send + 'static {
+    let seconds = if timeout_seconds > 0 {
+        timeout_seconds.min(LONGEST)
+    } else {
+        LONGEST
+    };
     let now = Instant::now();
     let deadline = now + Duration::from_secs(seconds.unsigned_abs());
-    let running = Running { watch, deadline, bookmark: now + BOOKMARK_EVERY, shutdown, finished: false };
+    let running = Running {
+        watch,
+        deadline,
+        bookmark: now + BOOKMARK_EVERY,
+        shutdown,
+        finished: false,
+    };
     futures_util::stream::unfold(running, |mut running| async move {
         let reply = running.next().await?;
         Some((reply, running))
@@ -61,8 +75,16 @@ impl Running {
             Ok(events) => Some(Ok(WatchReply { events })),
             Err(error) => {
                 self.finished = true;
-                let event = WatchEvent { r#type: EventType::Error.into(), object: encode_status(&error).into(), initial_events_end: false };
-                Some(if error.code == 500 { Err(status(&error)) } else { Ok(WatchReply { events: vec![event] }) })
+                let event = WatchEvent {
+                    r#type: EventType::Error.into(),
+                    object: encode_status(&error).into(),
+                    initial_events_end: false,
+                };
+                Some(if error.code == 500 {
+                    Err(status(&error))
+                } else {
+                    Ok(WatchReply { events: vec![event] })
+                })
             }
         }
     }
@@ -71,15 +93,25 @@ impl Running {
         if let Event::Bookmark { revision, initial } = event {
             let object = json!({"metadata": {"resourceVersion": revision.to_string()}});
             let object = api::codec::value_to_proto(self.watch.kind.info.message, &object).map_err(Error::internal)?;
-            return Ok(WatchEvent { r#type: EventType::Bookmark.into(), object: object.into(), initial_events_end: *initial });
+            return Ok(WatchEvent {
+                r#type: EventType::Bookmark.into(),
+                object: object.into(),
+                initial_events_end: *initial,
+            });
         }
-        let Some((kind, entry, revision)) = event.parts() else { return Ok(WatchEvent::default()) };
+        let Some((kind, entry, revision)) = event.parts() else {
+            return Ok(WatchEvent::default());
+        };
         let kind = match kind {
             watch::EventType::Added => EventType::Added,
             watch::EventType::Modified => EventType::Modified,
             watch::EventType::Deleted => EventType::Deleted,
         };
         let object = self.watch.kind.proto(&shown(entry, revision))?;
-        Ok(WatchEvent { r#type: kind.into(), object: object.into(), initial_events_end: false })
+        Ok(WatchEvent {
+            r#type: kind.into(),
+            object: object.into(),
+            initial_events_end: false,
+        })
     }
 }

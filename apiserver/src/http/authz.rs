@@ -22,7 +22,11 @@ const HEALTH: &[&str] = &["/livez", "/readyz", "/healthz"];
 pub async fn authorize(state: Arc<State>, mut request: Request, next: Next) -> Result<Response, Error> {
     let raft = request.uri().path().starts_with(RAFT);
     if raft && !user(&request).in_group(APISERVERS) {
-        return Err(Error::forbidden(&GroupResource::new("", ""), "", format!("only members of {APISERVERS} may call {RAFT}")));
+        return Err(Error::forbidden(
+            &GroupResource::new("", ""),
+            "",
+            format!("only members of {APISERVERS} may call {RAFT}"),
+        ));
     }
     let health = HEALTH.iter().any(|path| request.uri().path().starts_with(path));
     if !raft && !health && !state.started.load(Ordering::Relaxed) {

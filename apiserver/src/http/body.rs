@@ -54,7 +54,9 @@ pub fn failure(error: &Error) -> Response {
     let status = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = json(status, &error.to_value());
     if let Some(seconds) = error.retry_after_seconds() {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }
@@ -66,7 +68,9 @@ pub fn failure(error: &Error) -> Response {
 pub async fn read(body: Incoming) -> Result<Bytes, Error> {
     match Limited::new(body, LIMIT).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Error::too_large(format!("limit is {LIMIT}"))),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(Error::too_large(format!("limit is {LIMIT}")))
+        }
         Err(error) => Err(Error::bad_request(format!("error reading the request body: {error}"))),
     }
 }

@@ -19,17 +19,27 @@ const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 /// Turns a panic below into an error and a log line.
 pub async fn catch_panics(_: Arc<State>, request: Request, next: Next) -> Result<Response, Error> {
     let path = request.uri().path().to_owned();
-    AssertUnwindSafe(next.oneshot(request)).catch_unwind().await.unwrap_or_else(|panic| {
-        let why = panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
-        tracing::error!(%path, panic = why.unwrap_or_default(), "request handler panicked");
-        Err(Error::internal("the request handler failed"))
-    })
+    AssertUnwindSafe(next.oneshot(request))
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|panic| {
+            let why = panic
+                .downcast_ref::<&str>()
+                .map(|s| (*s).to_owned())
+                .or_else(|| panic.downcast_ref::<String>().cloned());
+            tracing::error!(%path, panic = why.unwrap_or_default(), "request handler panicked");
+            Err(Error::internal("the request handler failed"))
+        })
 }
 
 /// Parses the request and gives it an id and a span.
 pub async fn identify(_: Arc<State>, mut request: Request, next: Next) -> Result<Response, Error> {
     let uri = request.uri();
-    let info = Arc::new(RequestInfo::parse(request.method(), uri.path(), uri.query().unwrap_or("")));
+    let info = Arc::new(RequestInfo::parse(
+        request.method(),
+        uri.path(),
+        uri.query().unwrap_or(""),
+    ));
     let id = uuid::Uuid::new_v4().to_string();
     let span = tracing::debug_span!("request", %id, verb = %info.attributes.verb, path = %info.attributes.path);
     request.extensions_mut().insert(info);

@@ -26,7 +26,10 @@ pub fn layer<F, R>(state: &Arc<State>, function: F) -> Middleware<F>
 where
     F: Fn(Arc<State>, Request, Next) -> R,
 {
-    Middleware { state: state.clone(), function }
+    Middleware {
+        state: state.clone(),
+        function,
+    }
 }
 
 impl<F, S> Layer<S> for Middleware<F>
@@ -38,7 +41,11 @@ where
     type Service = Wrapped<F>;
 
     fn layer(&self, inner: S) -> Wrapped<F> {
-        Wrapped { state: self.state.clone(), function: self.function.clone(), inner: Next::new(inner) }
+        Wrapped {
+            state: self.state.clone(),
+            function: self.function.clone(),
+            inner: Next::new(inner),
+        }
     }
 }
 

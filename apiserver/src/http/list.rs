@@ -29,14 +29,24 @@ const GZIP_FROM: usize = 128 << 10;
 ///
 /// # Errors
 /// When a stored object cannot be encoded.
-pub fn list(kind: &'static Kind, page: Page, format: Format, include: IncludeObject, gzip: bool) -> Result<Response, Error> {
+pub fn list(
+    kind: &'static Kind,
+    page: Page,
+    format: Format,
+    include: IncludeObject,
+    gzip: bool,
+) -> Result<Response, Error> {
     let maker = Maker::new(kind, page, format, include)?;
     let (body, zipped) = send(maker, gzip)?;
     let mut response = answer(StatusCode::OK, format.content_type(), body);
     if zipped {
-        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        response
+            .headers_mut()
+            .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
-    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    response
+        .headers_mut()
+        .insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     Ok(response)
 }
 
@@ -49,11 +59,16 @@ fn send(mut maker: Maker, gzip: bool) -> Result<(Body, bool), Error> {
             None => return Ok((full(first), false)),
         }
     }
-    let chunks = std::iter::once(Ok(Bytes::from(first))).chain(maker).map(|chunk| chunk.map_err(BodyError::from));
+    let chunks = std::iter::once(Ok(Bytes::from(first)))
+        .chain(maker)
+        .map(|chunk| chunk.map_err(BodyError::from));
     if !gzip {
         return Ok((stream(futures_util::stream::iter(chunks)), false));
     }
-    let zipped = Gzip { chunks, encoder: Some(GzEncoder::new(Vec::new(), Compression::fast())) };
+    let zipped = Gzip {
+        chunks,
+        encoder: Some(GzEncoder::new(Vec::new(), Compression::fast())),
+    };
     Ok((stream(futures_util::stream::iter(zipped)), true))
 }
 
@@ -70,7 +85,10 @@ impl<I: Iterator<Item = Result<Bytes, BodyError>>> Iterator for Gzip<I> {
         loop {
             let encoder = self.encoder.as_mut()?;
             let Some(chunk) = self.chunks.next() else {
-                return self.encoder.take().map(|encoder| encoder.finish().map(Bytes::from).map_err(BodyError::from));
+                return self
+                    .encoder
+                    .take()
+                    .map(|encoder| encoder.finish().map(Bytes::from).map_err(BodyError::from));
             };
             if let Err(error) = chunk.and_then(|chunk| encoder.write_all(&chunk).map_err(BodyError::from)) {
                 self.encoder = None;
@@ -111,7 +129,17 @@ impl Maker {
             _ => (json_head(kind, format.form, &metadata), b"]}"),
         };
         let entries = page.entries.into_iter();
-        Ok(Self { kind, entries, format, include, now: Timestamp::now(), head: Some(head), tail, first: true, done: false })
+        Ok(Self {
+            kind,
+            entries,
+            format,
+            include,
+            now: Timestamp::now(),
+            head: Some(head),
+            tail,
+            first: true,
+            done: false,
+        })
     }
 
     fn put(&mut self, entry: &Entry, out: &mut Vec<u8>) -> Result<(), Error> {
@@ -124,7 +152,9 @@ impl Maker {
         }
         match self.format.form {
             Form::Object => out.extend_from_slice(&self.kind.json(entry)?),
-            Form::Metadata(api_version) => out.extend_from_slice(&render::metadata(entry, api_version, Encoding::Json)?),
+            Form::Metadata(api_version) => {
+                out.extend_from_slice(&render::metadata(entry, api_version, Encoding::Json)?)
+            }
             Form::Table(api_version) => {
                 let row = render::row(self.kind, entry, self.include, api_version, self.now)?;
                 serde_json::to_writer(out, &row).map_err(Error::internal)?;
@@ -178,9 +208,14 @@ fn proto_head(kind: &Kind, form: Form, entries: &[Arc<Entry>], metadata: &Value)
         Form::Metadata(api_version) => (api_version.to_owned(), "PartialObjectMetadataList".to_owned()),
         _ => (kind.api_version(), format!("{}List", kind.info.kind)),
     };
-    let list_meta = api::schema::message("k8s.io.apimachinery.pkg.apis.meta.v1.ListMeta").ok_or_else(|| Error::internal("no schema for ListMeta"))?;
+    let list_meta = api::schema::message("k8s.io.apimachinery.pkg.apis.meta.v1.ListMeta")
+        .ok_or_else(|| Error::internal("no schema for ListMeta"))?;
     let mut list = Vec::new();
-    wire::put_bytes(&mut list, 1, &codec::value_to_proto(list_meta, metadata).map_err(Error::internal)?);
+    wire::put_bytes(
+        &mut list,
+        1,
+        &codec::value_to_proto(list_meta, metadata).map_err(Error::internal)?,
+    );
     let mut length = list.len();
     for entry in entries {
         let item = proto_item(kind, form, entry)?.len();
@@ -203,7 +238,11 @@ fn proto_item(kind: &Kind, form: Form, entry: &Entry) -> Result<Bytes, Error> {
         return kind.proto(entry);
     }
     let mut message = Vec::new();
-    wire::put_bytes(&mut message, wire::METADATA, wire::bytes(&entry.value, wire::METADATA).unwrap_or_default());
+    wire::put_bytes(
+        &mut message,
+        wire::METADATA,
+        wire::bytes(&entry.value, wire::METADATA).unwrap_or_default(),
+    );
     Ok(message.into())
 }
 
@@ -228,9 +267,12 @@ mod tests {
     #[test]
     fn gzip_comes_back_whole() {
         let chunks: Vec<Result<Bytes, BodyError>> = (0..40).map(|i| Ok(Bytes::from(vec![i as u8; 10_000]))).collect();
-        let zipped: Vec<u8> = Gzip { chunks: chunks.into_iter(), encoder: Some(GzEncoder::new(Vec::new(), Compression::fast())) }
-            .flat_map(|chunk| chunk.unwrap().to_vec())
-            .collect();
+        let zipped: Vec<u8> = Gzip {
+            chunks: chunks.into_iter(),
+            encoder: Some(GzEncoder::new(Vec::new(), Compression::fast())),
+        }
+        .flat_map(|chunk| chunk.unwrap().to_vec())
+        .collect();
         let mut back = Vec::new();
         std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&zipped[..]), &mut back).unwrap();
         assert_eq!(back.len(), 400_000);

@@ -28,7 +28,10 @@ pub struct Nodes {
 impl Nodes {
     /// No connections yet.
     pub fn new(connect: Connect) -> Self {
-        Self { connect, channels: Mutex::default() }
+        Self {
+            connect,
+            channels: Mutex::default(),
+        }
     }
 
     /// A client for the kubelet at `host:port`.
@@ -61,9 +64,16 @@ pub struct Located {
 pub async fn locate(state: &State, access: &Access) -> Result<Located, Error> {
     let entry = state.registry.get(access, "").await?;
     let pod = access.kind.stored_value(&entry)?;
-    let node = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or("").to_owned();
+    let node = pod
+        .pointer("/spec/nodeName")
+        .and_then(Value::as_str)
+        .unwrap_or("")
+        .to_owned();
     if node.is_empty() {
-        return Err(Error::bad_request(format!("pod {} does not have a host assigned", access.attributes.name)));
+        return Err(Error::bad_request(format!(
+            "pod {} does not have a host assigned",
+            access.attributes.name
+        )));
     }
     let client = state.nodes.client(&node_address(&state.registry, &node).await?)?;
     Ok(Located { pod, client })
@@ -72,13 +82,35 @@ pub async fn locate(state: &State, access: &Access) -> Result<Located, Error> {
 /// `host:port` of a node's kubelet.
 async fn node_address(registry: &Registry, name: &str) -> Result<String, Error> {
     let nodes = find("", "v1", "nodes").ok_or_else(Error::no_such_path)?;
-    let entry = registry.store().get(&nodes.key("", name), ReadAt::Any).await.map_err(store_error)?;
+    let entry = registry
+        .store()
+        .get(&nodes.key("", name), ReadAt::Any)
+        .await
+        .map_err(store_error)?;
     let node = nodes.stored_value(&*entry.ok_or_else(|| Error::not_found(&nodes.group_resource(), name))?)?;
-    let addresses = node.pointer("/status/addresses").and_then(Value::as_array).cloned().unwrap_or_default();
-    let of_type = |kind: &str| addresses.iter().find(|a| a.get("type").and_then(Value::as_str) == Some(kind)).and_then(|a| a.get("address")?.as_str());
-    let host = of_type("InternalIP").or_else(|| of_type("Hostname")).ok_or_else(|| Error::internal(format!("no preferred addresses found for node {name:?}")))?;
-    let port = node.pointer("/status/daemonEndpoints/kubeletEndpoint/Port").and_then(Value::as_i64).unwrap_or(10250);
-    Ok(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
+    let addresses = node
+        .pointer("/status/addresses")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    let of_type = |kind: &str| {
+        addresses
+            .iter()
+            .find(|a| a.get("type").and_then(Value::as_str) == Some(kind))
+            .and_then(|a| a.get("address")?.as_str())
+    };
+    let host = of_type("InternalIP")
+        .or_else(|| of_type("Hostname"))
+        .ok_or_else(|| Error::internal(format!("no preferred addresses found for node {name:?}")))?;
+    let port = node
+        .pointer("/status/daemonEndpoints/kubeletEndpoint/Port")
+        .and_then(Value::as_i64)
+        .unwrap_or(10250);
+    Ok(if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    })
 }
 
 /// The container a request means: the one it names, or the only one.
@@ -89,16 +121,28 @@ pub fn container(pod: &Value, wanted: &str) -> Result<String, Error> {
     let name = meta::text(pod, "name");
     let names = |field: &str| -> Vec<String> {
         let list = pod.pointer(&format!("/spec/{field}")).and_then(Value::as_array);
-        list.into_iter().flatten().filter_map(|c| c.get("name")?.as_str().map(str::to_owned)).collect()
+        list.into_iter()
+            .flatten()
+            .filter_map(|c| c.get("name")?.as_str().map(str::to_owned))
+            .collect()
     };
-    let (main, init, ephemeral) = (names("containers"), names("initContainers"), names("ephemeralContainers"));
+    let (main, init, ephemeral) = (
+        names("containers"),
+        names("initContainers"),
+        names("ephemeralContainers"),
+    );
     if wanted.is_empty() {
-        let default = pod.pointer("/metadata/annotations/kubectl.kubernetes.io~1default-container").and_then(Value::as_str);
+        let default = pod
+            .pointer("/metadata/annotations/kubectl.kubernetes.io~1default-container")
+            .and_then(Value::as_str);
         return match (main.as_slice(), default) {
             ([only], _) => Ok(only.clone()),
             (_, Some(default)) if main.iter().any(|n| n == default) => Ok(default.to_owned()),
             _ => {
-                let mut why = format!("a container name must be specified for pod {name}, choose one of: [{}]", main.join(" "));
+                let mut why = format!(
+                    "a container name must be specified for pod {name}, choose one of: [{}]",
+                    main.join(" ")
+                );
                 if !init.is_empty() {
                     why = format!("{why} or one of the init containers: [{}]", init.join(" "));
                 }
@@ -109,7 +153,9 @@ pub fn container(pod: &Value, wanted: &str) -> Result<String, Error> {
     if [&main, &init, &ephemeral].into_iter().flatten().any(|n| n == wanted) {
         return Ok(wanted.to_owned());
     }
-    Err(Error::bad_request(format!("container {wanted} is not valid for pod {name}")))
+    Err(Error::bad_request(format!(
+        "container {wanted} is not valid for pod {name}"
+    )))
 }
 
 /// Answers `pods/log`.
@@ -136,15 +182,29 @@ pub async fn logs(state: &State, access: &Access, info: &RequestInfo) -> Result<
         limit_bytes: query.number("limitBytes"),
         stream: query.get("stream").to_owned(),
     };
-    let node = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or("").to_owned();
-    let replies = client.logs(request).await.map_err(|status| node_error(&node, &status))?.into_inner();
+    let node = pod
+        .pointer("/spec/nodeName")
+        .and_then(Value::as_str)
+        .unwrap_or("")
+        .to_owned();
+    let replies = client
+        .logs(request)
+        .await
+        .map_err(|status| node_error(&node, &status))?
+        .into_inner();
     let gauge = state.metrics.long_running(info);
     let chunks = replies.map(move |reply| {
         let _counted = &gauge;
-        reply.map(|LogsReply { data }| Bytes::from(data)).map_err(BodyError::from)
+        reply
+            .map(|LogsReply { data }| Bytes::from(data))
+            .map_err(BodyError::from)
     });
     // Ends with the server as well, or a follower would hold up its stop.
-    Ok(answer(StatusCode::OK, TEXT, stream(chunks.take_until(state.shutdown.token().cancelled_owned()))))
+    Ok(answer(
+        StatusCode::OK,
+        TEXT,
+        stream(chunks.take_until(state.shutdown.token().cancelled_owned())),
+    ))
 }
 
 /// A kubelet's refusal as the API's error.
@@ -155,7 +215,12 @@ pub fn node_error(node: &str, status: &tonic::Status) -> Error {
         return error;
     }
     match status.code() {
-        tonic::Code::NotFound => Error { code: 404, reason: "NotFound".into(), message: status.message().to_owned(), details: None },
+        tonic::Code::NotFound => Error {
+            code: 404,
+            reason: "NotFound".into(),
+            message: status.message().to_owned(),
+            details: None,
+        },
         tonic::Code::InvalidArgument | tonic::Code::FailedPrecondition => Error::bad_request(status.message()),
         _ => Error::internal(format!("kubelet of node {node:?}: {}", status.message())),
     }
@@ -177,6 +242,9 @@ mod tests {
             container(&two, "").unwrap_err().message,
             "a container name must be specified for pod p, choose one of: [a b] or one of the init containers: [i]"
         );
-        assert_eq!(container(&two, "x").unwrap_err().message, "container x is not valid for pod p");
+        assert_eq!(
+            container(&two, "x").unwrap_err().message,
+            "container x is not valid for pod p"
+        );
     }
 }

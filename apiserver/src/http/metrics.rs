@@ -14,9 +14,21 @@ use super::request_info::RequestInfo;
 use super::router::info;
 use crate::registry;
 
-const BUCKETS: &[f64] =
-    &[0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0];
-const LABELS: &[&str] = &["verb", "dry_run", "group", "version", "resource", "subresource", "scope", "component", "code"];
+const BUCKETS: &[f64] = &[
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0,
+    45.0, 60.0,
+];
+const LABELS: &[&str] = &[
+    "verb",
+    "dry_run",
+    "group",
+    "version",
+    "resource",
+    "subresource",
+    "scope",
+    "component",
+    "code",
+];
 
 /// The handles.
 pub struct Metrics {
@@ -39,7 +51,10 @@ impl Metrics {
     /// When a name is registered twice, a fault of this file.
     pub fn new(registry: Registry) -> Result<Self, prometheus::Error> {
         let requests = IntCounterVec::new(
-            Opts::new("apiserver_request_total", "Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code."),
+            Opts::new(
+                "apiserver_request_total",
+                "Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.",
+            ),
             LABELS,
         )?;
         let durations = HistogramVec::new(
@@ -48,15 +63,38 @@ impl Metrics {
             &LABELS[..LABELS.len() - 1],
         )?;
         let long_running = IntGaugeVec::new(
-            Opts::new("apiserver_longrunning_requests", "Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component. Not all requests are tracked this way."),
-            &["verb", "group", "version", "resource", "subresource", "scope", "component"],
+            Opts::new(
+                "apiserver_longrunning_requests",
+                "Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component. Not all requests are tracked this way.",
+            ),
+            &[
+                "verb",
+                "group",
+                "version",
+                "resource",
+                "subresource",
+                "scope",
+                "component",
+            ],
         )?;
         let inflight = IntGaugeVec::new(
-            Opts::new("apiserver_current_inflight_requests", "Maximal number of currently used inflight request limit of this apiserver per request kind in last second."),
+            Opts::new(
+                "apiserver_current_inflight_requests",
+                "Maximal number of currently used inflight request limit of this apiserver per request kind in last second.",
+            ),
             &["request_kind"],
         )?;
-        let objects = IntGaugeVec::new(Opts::new("apiserver_storage_objects", "Number of stored objects at the time of last check split by kind."), &["resource"])?;
-        let revision = IntGauge::new("apiserver_storage_revision", "Revision of the store as this server has it.")?;
+        let objects = IntGaugeVec::new(
+            Opts::new(
+                "apiserver_storage_objects",
+                "Number of stored objects at the time of last check split by kind.",
+            ),
+            &["resource"],
+        )?;
+        let revision = IntGauge::new(
+            "apiserver_storage_revision",
+            "Revision of the store as this server has it.",
+        )?;
         for collector in [
             Box::new(requests.clone()) as Box<dyn prometheus::core::Collector>,
             Box::new(durations.clone()),
@@ -67,13 +105,29 @@ impl Metrics {
         ] {
             registry.register(collector)?;
         }
-        Ok(Self { registry, requests, durations, long_running, inflight, objects, revision })
+        Ok(Self {
+            registry,
+            requests,
+            durations,
+            long_running,
+            inflight,
+            objects,
+            revision,
+        })
     }
 
     /// Counts a long-running request until the guard is dropped.
     pub fn long_running(&self, info: &RequestInfo) -> GaugeGuard {
         let [verb, _, group, version, resource, subresource, scope, component] = labels(info);
-        GaugeGuard::new(self.long_running.with_label_values(&[verb, group, version, resource, subresource, scope, component]))
+        GaugeGuard::new(self.long_running.with_label_values(&[
+            verb,
+            group,
+            version,
+            resource,
+            subresource,
+            scope,
+            component,
+        ]))
     }
 }
 
@@ -98,7 +152,11 @@ pub async fn measure(state: Arc<State>, request: Request, next: Next) -> Result<
     let info = info(&request);
     let start = Instant::now();
     let long = info.is_long_running();
-    let kind = if matches!(info.attributes.verb.as_str(), "get" | "list" | "watch") { "readOnly" } else { "mutating" };
+    let kind = if matches!(info.attributes.verb.as_str(), "get" | "list" | "watch") {
+        "readOnly"
+    } else {
+        "mutating"
+    };
     let inflight = (!long).then(|| GaugeGuard::new(state.metrics.inflight.with_label_values(&[kind])));
     let outcome = next.oneshot(request).await;
     drop(inflight);
@@ -109,17 +167,39 @@ pub async fn measure(state: Arc<State>, request: Request, next: Next) -> Result<
     let [verb, dry_run, group, version, resource, subresource, scope, component] = labels(&info);
     let mut text = [0u8; 3];
     let code = digits(code, &mut text);
-    state.metrics.requests.with_label_values(&[verb, dry_run, group, version, resource, subresource, scope, component, code]).inc();
+    state
+        .metrics
+        .requests
+        .with_label_values(&[
+            verb,
+            dry_run,
+            group,
+            version,
+            resource,
+            subresource,
+            scope,
+            component,
+            code,
+        ])
+        .inc();
     if !long {
         let labels = [verb, dry_run, group, version, resource, subresource, scope, component];
-        state.metrics.durations.with_label_values(&labels).observe(start.elapsed().as_secs_f64());
+        state
+            .metrics
+            .durations
+            .with_label_values(&labels)
+            .observe(start.elapsed().as_secs_f64());
     }
     outcome
 }
 
 fn digits(code: u16, text: &mut [u8; 3]) -> &str {
     let code = code.min(999);
-    *text = [b'0' + (code / 100) as u8, b'0' + (code / 10 % 10) as u8, b'0' + (code % 10) as u8];
+    *text = [
+        b'0' + (code / 100) as u8,
+        b'0' + (code / 10 % 10) as u8,
+        b'0' + (code % 10) as u8,
+    ];
     std::str::from_utf8(text).unwrap_or("")
 }
 
@@ -141,11 +221,26 @@ fn labels(info: &RequestInfo) -> [&str; 8] {
     let Some(kind) = registry::find(&a.group, &a.version, &a.resource) else {
         return [verb, dry_run, "", "", "", "", "", "apiserver"];
     };
-    let subresource = kind.info.subresources.iter().map(|s| s.name).find(|name| *name == a.subresource).unwrap_or("");
+    let subresource = kind
+        .info
+        .subresources
+        .iter()
+        .map(|s| s.name)
+        .find(|name| *name == a.subresource)
+        .unwrap_or("");
     let scope = match (a.name.is_empty(), a.namespace.is_empty()) {
         (false, _) => "resource",
         (true, false) => "namespace",
         (true, true) => "cluster",
     };
-    [verb, dry_run, kind.info.group, kind.info.version, kind.info.resource, subresource, scope, "apiserver"]
+    [
+        verb,
+        dry_run,
+        kind.info.group,
+        kind.info.version,
+        kind.info.resource,
+        subresource,
+        scope,
+        "apiserver",
+    ]
 }

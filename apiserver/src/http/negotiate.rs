@@ -36,7 +36,10 @@ impl Format {
     /// # Errors
     /// 406 if nothing it accepts is served.
     pub fn of(headers: &HeaderMap) -> Result<Self, Error> {
-        let json = Self { form: Form::Object, encoding: Encoding::Json };
+        let json = Self {
+            form: Form::Object,
+            encoding: Encoding::Json,
+        };
         let mut any = false;
         for value in headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()) {
             for clause in value.split(',').map(str::trim).filter(|c| !c.is_empty()) {
@@ -46,7 +49,11 @@ impl Format {
                 }
             }
         }
-        if any { Err(Error::not_acceptable(ACCEPTED)) } else { Ok(json) }
+        if any {
+            Err(Error::not_acceptable(ACCEPTED))
+        } else {
+            Ok(json)
+        }
     }
 
     /// For `Content-Type`.
@@ -85,7 +92,10 @@ fn parse(clause: &str) -> Option<Format> {
         }
     }
     if kind.is_empty() {
-        return Some(Format { form: Form::Object, encoding });
+        return Some(Format {
+            form: Form::Object,
+            encoding,
+        });
     }
     let api_version = match (group, version) {
         ("meta.k8s.io", "v1") => "meta.k8s.io/v1",
@@ -93,8 +103,14 @@ fn parse(clause: &str) -> Option<Format> {
         _ => return None,
     };
     match (kind, encoding) {
-        ("Table", Encoding::Json | Encoding::Yaml) => Some(Format { form: Form::Table(api_version), encoding }),
-        ("PartialObjectMetadata" | "PartialObjectMetadataList", _) => Some(Format { form: Form::Metadata(api_version), encoding }),
+        ("Table", Encoding::Json | Encoding::Yaml) => Some(Format {
+            form: Form::Table(api_version),
+            encoding,
+        }),
+        ("PartialObjectMetadata" | "PartialObjectMetadataList", _) => Some(Format {
+            form: Form::Metadata(api_version),
+            encoding,
+        }),
         _ => None,
     }
 }
@@ -114,14 +130,22 @@ pub fn body_encoding(headers: &HeaderMap) -> Result<Encoding, Error> {
 
 /// `Content-Type` without parameters.
 pub fn media_type(headers: &HeaderMap) -> &str {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let value = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or("");
     value.split(';').next().unwrap_or("").trim()
 }
 
 /// True if the client takes gzip.
 pub fn accepts_gzip(headers: &HeaderMap) -> bool {
-    let value = headers.get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).unwrap_or("");
-    value.split(',').any(|e| e.split(';').next().is_some_and(|name| name.trim() == "gzip") && !e.replace(' ', "").ends_with(";q=0"))
+    let value = headers
+        .get(header::ACCEPT_ENCODING)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or("");
+    value
+        .split(',')
+        .any(|e| e.split(';').next().is_some_and(|name| name.trim() == "gzip") && !e.replace(' ', "").ends_with(";q=0"))
 }
 
 /// The `includeObject` parameter of tables.
@@ -133,7 +157,9 @@ pub fn include_object(text: &str) -> Result<IncludeObject, Error> {
         "" | "Metadata" => Ok(IncludeObject::Metadata),
         "None" => Ok(IncludeObject::None),
         "Object" => Ok(IncludeObject::Object),
-        other => Err(Error::bad_request(format!("unrecognized includeObject value: {other:?}"))),
+        other => Err(Error::bad_request(format!(
+            "unrecognized includeObject value: {other:?}"
+        ))),
     }
 }
 
@@ -150,10 +176,26 @@ mod tests {
     #[test]
     fn the_first_served_clause_wins() {
         for (value, form, encoding) in [
-            ("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", Form::Table("meta.k8s.io/v1"), Encoding::Json),
-            ("application/vnd.kubernetes.protobuf,application/json", Form::Object, Encoding::Protobuf),
-            ("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,application/json", Form::Object, Encoding::Json),
-            ("application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io", Form::Metadata("meta.k8s.io/v1"), Encoding::Json),
+            (
+                "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
+                Form::Table("meta.k8s.io/v1"),
+                Encoding::Json,
+            ),
+            (
+                "application/vnd.kubernetes.protobuf,application/json",
+                Form::Object,
+                Encoding::Protobuf,
+            ),
+            (
+                "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,application/json",
+                Form::Object,
+                Encoding::Json,
+            ),
+            (
+                "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io",
+                Form::Metadata("meta.k8s.io/v1"),
+                Encoding::Json,
+            ),
             ("text/html, */*", Form::Object, Encoding::Json),
         ] {
             assert_eq!(accept(value).unwrap(), Format { form, encoding }, "{value}");

@@ -27,17 +27,33 @@ pub fn handle(state: &State, request: &Request) -> Result<Response, Error> {
         error.message = "the server does not allow this method on the requested resource".into();
         return Err(error);
     }
-    let accept = request.headers().get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let accept = request
+        .headers()
+        .get(header::ACCEPT)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or("");
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-    let found = |value: Option<Value>| value.map(|value| json_answer(StatusCode::OK, &value)).ok_or_else(Error::no_such_path);
+    let found = |value: Option<Value>| {
+        value
+            .map(|value| json_answer(StatusCode::OK, &value))
+            .ok_or_else(Error::no_such_path)
+    };
     match parts.as_slice() {
         [""] => found(Some(json!({"paths": discovery::root_paths()}))),
-        ["metrics"] => Ok(answer(StatusCode::OK, HeaderValue::from_static(CONTENT_TYPE), full(render(&state.metrics.registry)))),
+        ["metrics"] => Ok(answer(
+            StatusCode::OK,
+            HeaderValue::from_static(CONTENT_TYPE),
+            full(render(&state.metrics.registry)),
+        )),
         ["version"] => found(Some(discovery::version())),
         ["api" | "apis"] => match Aggregated::accepted(accept) {
             Some(version) => {
                 let list = discovery::aggregated(parts[0] == "api", version);
-                Ok(answer(StatusCode::OK, HeaderValue::from_static(version.content_type()), full(list.to_string())))
+                Ok(answer(
+                    StatusCode::OK,
+                    HeaderValue::from_static(version.content_type()),
+                    full(list.to_string()),
+                ))
             }
             None if parts[0] == "api" => found(Some(discovery::core_versions(&state.address))),
             None => found(Some(discovery::groups())),

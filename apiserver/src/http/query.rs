@@ -38,7 +38,12 @@ impl Query {
     pub fn parse(query: &str) -> Self {
         let part = |text: &str| decode(&text.replace('+', " ")).into_owned();
         let pairs = query.split('&').filter(|pair| !pair.is_empty());
-        Self(pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(key, value)| (part(key), part(value))).collect())
+        Self(
+            pairs
+                .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+                .map(|(key, value)| (part(key), part(value)))
+                .collect(),
+        )
     }
 
     /// The first value of a parameter, empty if it is not there.
@@ -47,12 +52,18 @@ impl Query {
     }
 
     fn first(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// All values of a parameter.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .filter(move |(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// A boolean as upstream reads it: there, and neither `false` nor `0`.

@@ -19,7 +19,13 @@ use crate::store::Entry;
 ///
 /// # Errors
 /// When the stored bytes are not the kind's message.
-pub fn object(kind: &Kind, entry: &Entry, format: Format, include: IncludeObject, status: StatusCode) -> Result<Response, Error> {
+pub fn object(
+    kind: &Kind,
+    entry: &Entry,
+    format: Format,
+    include: IncludeObject,
+    status: StatusCode,
+) -> Result<Response, Error> {
     let body = match format.form {
         Form::Object => match format.encoding {
             Encoding::Protobuf => Bytes::from(codec::wrap(&kind.api_version(), kind.info.kind, &kind.proto(entry)?)),
@@ -42,7 +48,13 @@ pub fn object(kind: &Kind, entry: &Entry, format: Format, include: IncludeObject
 ///
 /// # Errors
 /// When the stored bytes are not the kind's message.
-pub fn row(kind: &Kind, entry: &Entry, include: IncludeObject, api_version: &str, now: Timestamp) -> Result<Value, Error> {
+pub fn row(
+    kind: &Kind,
+    entry: &Entry,
+    include: IncludeObject,
+    api_version: &str,
+    now: Timestamp,
+) -> Result<Value, Error> {
     let stored = kind.stored_value(entry)?;
     let cells = kind.strategy.row(&stored, now);
     let object = match include {
@@ -73,21 +85,31 @@ pub fn metadata(entry: &Entry, api_version: &str, encoding: Encoding) -> Result<
 }
 
 fn object_meta() -> Result<&'static Message, Error> {
-    schema::message("k8s.io.apimachinery.pkg.apis.meta.v1.ObjectMeta").ok_or_else(|| Error::internal("no schema for ObjectMeta"))
+    schema::message("k8s.io.apimachinery.pkg.apis.meta.v1.ObjectMeta")
+        .ok_or_else(|| Error::internal("no schema for ObjectMeta"))
 }
 
 /// A value that is not stored (a Scale, a review, a token), with its schema for protobuf.
 ///
 /// # Errors
 /// When the value does not fit the schema.
-pub fn value(value: &Value, message: Option<&'static Message>, format: Format, status: StatusCode) -> Result<Response, Error> {
+pub fn value(
+    value: &Value,
+    message: Option<&'static Message>,
+    format: Format,
+    status: StatusCode,
+) -> Result<Response, Error> {
     let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or("");
     if let (Encoding::Protobuf, Some(message)) = (format.encoding, message) {
         let raw = codec::value_to_proto(message, value).map_err(Error::internal)?;
         let body = codec::wrap(text("apiVersion"), text("kind"), &raw);
         return Ok(answer(status, format.content_type(), full(body)));
     }
-    Ok(answer(status, HeaderValue::from_static("application/json"), full(value.to_string())))
+    Ok(answer(
+        status,
+        HeaderValue::from_static("application/json"),
+        full(value.to_string()),
+    ))
 }
 
 /// A `Status` that tells of a success.

@@ -21,7 +21,10 @@ impl RequestInfo {
     pub fn parse(method: &Method, path: &str, query: &str) -> Self {
         let path = decode(path).into_owned();
         let query = Query::parse(query);
-        let mut info = Self { query, ..Self::default() };
+        let mut info = Self {
+            query,
+            ..Self::default()
+        };
         info.attributes.verb = method.as_str().to_ascii_lowercase();
         info.parse_resource(method, &path);
         info.attributes.path = path;
@@ -31,7 +34,12 @@ impl RequestInfo {
     /// True for requests that may last as long as they like.
     pub fn is_long_running(&self) -> bool {
         let a = &self.attributes;
-        a.is_resource && (a.verb == "watch" || matches!(a.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy"))
+        a.is_resource
+            && (a.verb == "watch"
+                || matches!(
+                    a.subresource.as_str(),
+                    "log" | "exec" | "attach" | "portforward" | "proxy"
+                ))
     }
 
     fn parse_resource(&mut self, method: &Method, path: &str) {
@@ -118,37 +126,120 @@ mod tests {
         // method, path, query -> verb, group, version, namespace, resource, name, subresource
         for (method, path, query, expected) in [
             ("GET", "/api/v1/pods", "", ["list", "", "v1", "", "pods", "", ""]),
-            ("GET", "/api/v1/pods", "watch=true", ["watch", "", "v1", "", "pods", "", ""]),
+            (
+                "GET",
+                "/api/v1/pods",
+                "watch=true",
+                ["watch", "", "v1", "", "pods", "", ""],
+            ),
             ("GET", "/api/v1/watch/pods", "", ["watch", "", "v1", "", "pods", "", ""]),
-            ("POST", "/api/v1/namespaces", "", ["create", "", "v1", "", "namespaces", "", ""]),
-            ("GET", "/api/v1/namespaces/a", "", ["get", "", "v1", "a", "namespaces", "a", ""]),
-            ("PUT", "/api/v1/namespaces/a/finalize", "", ["update", "", "v1", "a", "namespaces", "a", "finalize"]),
-            ("GET", "/api/v1/namespaces/a/pods/b", "", ["get", "", "v1", "a", "pods", "b", ""]),
-            ("GET", "/api/v1/namespaces/a/pods/b/log", "", ["get", "", "v1", "a", "pods", "b", "log"]),
-            ("DELETE", "/apis/apps/v1/namespaces/a/deployments", "", ["deletecollection", "apps", "v1", "a", "deployments", "", ""]),
-            ("PATCH", "/apis/apps/v1/namespaces/a/deployments/d/scale", "", ["patch", "apps", "v1", "a", "deployments", "d", "scale"]),
-            ("GET", "/api/v1/nodes", "watch=1&fieldSelector=metadata.name%3Dn1", ["watch", "", "v1", "", "nodes", "n1", ""]),
-            ("GET", "/api/v1/nodes/system%3Anode", "", ["get", "", "v1", "", "nodes", "system:node", ""]),
+            (
+                "POST",
+                "/api/v1/namespaces",
+                "",
+                ["create", "", "v1", "", "namespaces", "", ""],
+            ),
+            (
+                "GET",
+                "/api/v1/namespaces/a",
+                "",
+                ["get", "", "v1", "a", "namespaces", "a", ""],
+            ),
+            (
+                "PUT",
+                "/api/v1/namespaces/a/finalize",
+                "",
+                ["update", "", "v1", "a", "namespaces", "a", "finalize"],
+            ),
+            (
+                "GET",
+                "/api/v1/namespaces/a/pods/b",
+                "",
+                ["get", "", "v1", "a", "pods", "b", ""],
+            ),
+            (
+                "GET",
+                "/api/v1/namespaces/a/pods/b/log",
+                "",
+                ["get", "", "v1", "a", "pods", "b", "log"],
+            ),
+            (
+                "DELETE",
+                "/apis/apps/v1/namespaces/a/deployments",
+                "",
+                ["deletecollection", "apps", "v1", "a", "deployments", "", ""],
+            ),
+            (
+                "PATCH",
+                "/apis/apps/v1/namespaces/a/deployments/d/scale",
+                "",
+                ["patch", "apps", "v1", "a", "deployments", "d", "scale"],
+            ),
+            (
+                "GET",
+                "/api/v1/nodes",
+                "watch=1&fieldSelector=metadata.name%3Dn1",
+                ["watch", "", "v1", "", "nodes", "n1", ""],
+            ),
+            (
+                "GET",
+                "/api/v1/nodes/system%3Anode",
+                "",
+                ["get", "", "v1", "", "nodes", "system:node", ""],
+            ),
         ] {
             let a = parse(method, path, query).attributes;
             assert!(a.is_resource, "{path}");
-            assert_eq!([a.verb, a.group, a.version, a.namespace, a.resource, a.name, a.subresource], expected.map(str::to_owned), "{path}");
+            assert_eq!(
+                [
+                    a.verb,
+                    a.group,
+                    a.version,
+                    a.namespace,
+                    a.resource,
+                    a.name,
+                    a.subresource
+                ],
+                expected.map(str::to_owned),
+                "{path}"
+            );
         }
     }
 
     #[test]
     fn what_is_no_resource_is_a_path() {
-        for path in ["/", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/healthz", "/openapi/v3", "/version", ""] {
+        for path in [
+            "/",
+            "/api",
+            "/api/v1",
+            "/apis",
+            "/apis/apps",
+            "/apis/apps/v1",
+            "/healthz",
+            "/openapi/v3",
+            "/version",
+            "",
+        ] {
             let info = parse("GET", path, "");
             assert!(!info.attributes.is_resource, "{path}");
-            assert_eq!((info.attributes.verb.as_str(), info.attributes.path.as_str()), ("get", path));
+            assert_eq!(
+                (info.attributes.verb.as_str(), info.attributes.path.as_str()),
+                ("get", path)
+            );
         }
     }
 
     #[test]
     fn proxies_keep_what_follows() {
         let info = parse("GET", "/api/v1/namespaces/a/services/s:80/proxy/x/y", "");
-        assert_eq!((info.attributes.name.as_str(), info.attributes.subresource.as_str(), info.rest.as_str()), ("s:80", "proxy", "/x/y"));
+        assert_eq!(
+            (
+                info.attributes.name.as_str(),
+                info.attributes.subresource.as_str(),
+                info.rest.as_str()
+            ),
+            ("s:80", "proxy", "/x/y")
+        );
         assert!(info.is_long_running());
     }
 

@@ -43,7 +43,13 @@ pub async fn handle(state: Arc<State>, access: Access, request: Request) -> Resu
     let (parts, body) = request.into_parts();
     let reads = matches!(access.attributes.verb.as_str(), "get" | "list" | "watch");
     let body = if reads { Bytes::new() } else { read(body).await? };
-    let call = Call { access, info, headers: parts.headers, format, body };
+    let call = Call {
+        access,
+        info,
+        headers: parts.headers,
+        format,
+        body,
+    };
     call.run(&state).await
 }
 
@@ -53,9 +59,17 @@ fn check_served(access: &Access) -> Result<(), Error> {
     let verbs = if a.subresource.is_empty() {
         resource.verbs
     } else {
-        resource.subresources.iter().find(|s| s.name == a.subresource).map_or(&[][..], |s| s.verbs)
+        resource
+            .subresources
+            .iter()
+            .find(|s| s.name == a.subresource)
+            .map_or(&[][..], |s| s.verbs)
     };
-    let refused = || Error { code: 405, reason: "MethodNotAllowed".into(), ..Error::method_not_allowed(&access.kind.group_resource(), &a.verb) };
+    let refused = || Error {
+        code: 405,
+        reason: "MethodNotAllowed".into(),
+        ..Error::method_not_allowed(&access.kind.group_resource(), &a.verb)
+    };
     if !verbs.contains(&a.verb.as_str()) {
         let mut error = refused();
         error.message = "the server does not allow this method on the requested resource".into();
@@ -104,7 +118,10 @@ impl Call {
     }
 
     async fn get(&self, state: &State) -> Result<Response, Error> {
-        let entry = state.registry.get(&self.access, self.query().get("resourceVersion")).await?;
+        let entry = state
+            .registry
+            .get(&self.access, self.query().get("resourceVersion"))
+            .await?;
         let include = negotiate::include_object(self.query().get("includeObject"))?;
         render::object(self.kind(), &entry, self.format, include, StatusCode::OK)
     }
@@ -112,7 +129,13 @@ impl Call {
     async fn list(&self, state: &State) -> Result<Response, Error> {
         let include = negotiate::include_object(self.query().get("includeObject"))?;
         let page = state.registry.list(&self.access, &list_options(self.query())?).await?;
-        list::list(self.kind(), page, self.format, include, negotiate::accepts_gzip(&self.headers))
+        list::list(
+            self.kind(),
+            page,
+            self.format,
+            include,
+            negotiate::accepts_gzip(&self.headers),
+        )
     }
 
     async fn watch(&self, state: &State) -> Result<Response, Error> {
@@ -128,17 +151,31 @@ impl Call {
         };
         let running = state.registry.watch(&self.access, &options).await?;
         let gauge = state.metrics.long_running(&self.info);
-        Ok(watch::answer_watch(running, self.format, include, query.number("timeoutSeconds"), state.shutdown.clone(), gauge))
+        Ok(watch::answer_watch(
+            running,
+            self.format,
+            include,
+            query.number("timeoutSeconds"),
+            state.shutdown.clone(),
+            gauge,
+        ))
     }
 
     fn write_options(&self) -> Result<WriteOptions, Error> {
         let query = self.query();
         let validation = query.get("fieldValidation");
         let Some(field_validation) = FieldValidation::parse(validation) else {
-            return Err(bad_option("CreateOptions", FieldError::not_supported("fieldValidation", validation, &["Ignore", "Warn", "Strict"])));
+            return Err(bad_option(
+                "CreateOptions",
+                FieldError::not_supported("fieldValidation", validation, &["Ignore", "Warn", "Strict"]),
+            ));
         };
         let dry_run = dry_run(query)?;
-        let agent = self.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("");
+        let agent = self
+            .headers
+            .get(header::USER_AGENT)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or("");
         let field_manager = match query.get("fieldManager") {
             "" => agent.split('/').next().unwrap_or("").to_owned(),
             manager => manager.to_owned(),
@@ -146,7 +183,11 @@ impl Call {
         if field_manager.len() > 128 {
             return Err(bad_option("CreateOptions", FieldError::too_long("fieldManager", 128)));
         }
-        Ok(WriteOptions { dry_run, field_manager, field_validation })
+        Ok(WriteOptions {
+            dry_run,
+            field_manager,
+            field_validation,
+        })
     }
 
     /// The body as this resource's object.
@@ -156,7 +197,12 @@ impl Call {
     }
 
     fn body_as(&self, expected: Expected<'_>, options: &WriteOptions) -> Result<(Value, Vec<String>), Error> {
-        decode::decode(expected, negotiate::body_encoding(&self.headers)?, &self.body, options.field_validation)
+        decode::decode(
+            expected,
+            negotiate::body_encoding(&self.headers)?,
+            &self.body,
+            options.field_validation,
+        )
     }
 
     async fn create(&self, state: &State) -> Result<Response, Error> {
@@ -175,12 +221,19 @@ impl Call {
 
     async fn patch(&self, state: &State) -> Result<Response, Error> {
         let options = self.write_options()?;
-        let written = state.registry.patch(&self.access, &self.parse_patch()?, &options).await?;
+        let written = state
+            .registry
+            .patch(&self.access, &self.parse_patch()?, &options)
+            .await?;
         self.written(written, Vec::new())
     }
 
     fn parse_patch(&self) -> Result<Patch, Error> {
-        const ACCEPTED: &[&str] = &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+        const ACCEPTED: &[&str] = &[
+            "application/json-patch+json",
+            "application/merge-patch+json",
+            "application/strategic-merge-patch+json",
+        ];
         let kind = match negotiate::media_type(&self.headers) {
             "application/json-patch+json" => PatchType::Json,
             "application/merge-patch+json" => PatchType::Merge,
@@ -191,7 +244,11 @@ impl Call {
     }
 
     fn written(&self, written: Written, mut warnings: Vec<String>) -> Result<Response, Error> {
-        let status = if written.created { StatusCode::CREATED } else { StatusCode::OK };
+        let status = if written.created {
+            StatusCode::CREATED
+        } else {
+            StatusCode::OK
+        };
         let include = negotiate::include_object(self.query().get("includeObject"))?;
         warnings.extend(written.warnings);
         let response = render::object(self.kind(), &written.entry, self.format, include, status)?;
@@ -216,30 +273,56 @@ impl Call {
 
     async fn delete_collection(&self, state: &State) -> Result<Response, Error> {
         let options = self.delete_options()?;
-        let entries = state.registry.delete_collection(&self.access, &list_options(self.query())?, &options).await?;
-        let page = crate::registry::Page { entries, revision: state.registry.store().revision(), continue_: String::new(), remaining: None };
+        let entries = state
+            .registry
+            .delete_collection(&self.access, &list_options(self.query())?, &options)
+            .await?;
+        let page = crate::registry::Page {
+            entries,
+            revision: state.registry.store().revision(),
+            continue_: String::new(),
+            remaining: None,
+        };
         let include = negotiate::include_object(self.query().get("includeObject"))?;
-        list::list(self.kind(), page, self.format, include, negotiate::accepts_gzip(&self.headers))
+        list::list(
+            self.kind(),
+            page,
+            self.format,
+            include,
+            negotiate::accepts_gzip(&self.headers),
+        )
     }
 
     /// From the body, or from the query if there is none.
     fn delete_options(&self) -> Result<DeleteOptions, Error> {
-        let value = if self.body.is_empty() { options_from_query(self.query()) } else { self.options_from_body()? };
-        let mut options = DeleteOptions::from_value(&value).map_err(|faults| Error::invalid(&GroupKind::new("meta.k8s.io", "DeleteOptions"), "", faults))?;
+        let value = if self.body.is_empty() {
+            options_from_query(self.query())
+        } else {
+            self.options_from_body()?
+        };
+        let mut options = DeleteOptions::from_value(&value)
+            .map_err(|faults| Error::invalid(&GroupKind::new("meta.k8s.io", "DeleteOptions"), "", faults))?;
         options.dry_run |= dry_run(self.query())?;
         Ok(options)
     }
 
     fn options_from_body(&self) -> Result<Value, Error> {
-        let message = schema::for_kind("", "v1", "DeleteOptions").ok_or_else(|| Error::internal("no schema for DeleteOptions"))?;
+        let message = schema::for_kind("", "v1", "DeleteOptions")
+            .ok_or_else(|| Error::internal("no schema for DeleteOptions"))?;
         let encoding = negotiate::body_encoding(&self.headers)?;
         // DeleteOptions are accepted under any group's version.
         let api_version = match encoding {
-            Encoding::Protobuf => codec::unwrap(&self.body).map(|(v, ..)| v.to_string()).map_err(|error| Error::bad_request(error.to_string()))?,
+            Encoding::Protobuf => codec::unwrap(&self.body)
+                .map(|(v, ..)| v.to_string())
+                .map_err(|error| Error::bad_request(error.to_string()))?,
             _ => String::new(),
         };
         if encoding == Encoding::Protobuf {
-            let expected = Expected { api_version: &api_version, kind: "DeleteOptions", message };
+            let expected = Expected {
+                api_version: &api_version,
+                kind: "DeleteOptions",
+                message,
+            };
             return Ok(decode::decode(expected, encoding, &self.body, FieldValidation::Ignore)?.0);
         }
         let mut value = match encoding {
@@ -248,23 +331,40 @@ impl Call {
         }
         .map_err(|error| Error::bad_request(error.to_string()))?;
         meta::map(&mut value).remove("apiVersion");
-        if value.get("kind").and_then(Value::as_str).is_some_and(|kind| kind != "DeleteOptions") {
+        if value
+            .get("kind")
+            .and_then(Value::as_str)
+            .is_some_and(|kind| kind != "DeleteOptions")
+        {
             // An older client sends the object itself; it has no options.
             return Ok(json!({}));
         }
-        decode::normalize(Expected { api_version: "v1", kind: "DeleteOptions", message }, &value)
+        decode::normalize(
+            Expected {
+                api_version: "v1",
+                kind: "DeleteOptions",
+                message,
+            },
+            &value,
+        )
     }
 
     async fn scale(&self, state: &State) -> Result<Response, Error> {
         let expected = scale::expected()?;
         if self.access.attributes.verb == "get" {
-            let view = state.registry.get_scale(&self.access, self.query().get("resourceVersion")).await?;
+            let view = state
+                .registry
+                .get_scale(&self.access, self.query().get("resourceVersion"))
+                .await?;
             return render::value(&view, Some(expected.message), self.format, StatusCode::OK);
         }
         let options = self.write_options()?;
         let (view, written) = if self.access.attributes.verb == "update" {
             let (wanted, _) = self.body_as(expected, &options)?;
-            state.registry.change_scale(&self.access, |_| Ok(wanted.clone()), &options).await?
+            state
+                .registry
+                .change_scale(&self.access, |_| Ok(wanted.clone()), &options)
+                .await?
         } else {
             let patch = self.parse_patch()?;
             let change = |old: Value| Ok(patch.apply_checked(expected, &old, options.field_validation)?.0);
@@ -277,10 +377,21 @@ impl Call {
     async fn bind(&self, state: &State, name: String) -> Result<Response, Error> {
         let message = schema::for_kind("", "v1", "Binding").ok_or_else(|| Error::internal("no schema for Binding"))?;
         let options = self.write_options()?;
-        let (binding, _) = self.body_as(Expected { api_version: "v1", kind: "Binding", message }, &options)?;
+        let (binding, _) = self.body_as(
+            Expected {
+                api_version: "v1",
+                kind: "Binding",
+                message,
+            },
+            &options,
+        )?;
         let target = Target::from_binding(&binding)?;
         let mut attributes = self.access.attributes.clone();
-        attributes.name = if name.is_empty() { meta::text(&binding, "name").to_owned() } else { name };
+        attributes.name = if name.is_empty() {
+            meta::text(&binding, "name").to_owned()
+        } else {
+            name
+        };
         (attributes.resource, attributes.subresource) = ("pods".into(), "binding".into());
         let access = state.registry.authorize(self.access.user.clone(), attributes).await?;
         state.registry.bind(&access, &target, options.dry_run).await?;
@@ -288,23 +399,37 @@ impl Call {
     }
 
     async fn evict(&self, state: &State) -> Result<Response, Error> {
-        let message = schema::for_kind("policy", "v1", "Eviction").ok_or_else(|| Error::internal("no schema for Eviction"))?;
+        let message =
+            schema::for_kind("policy", "v1", "Eviction").ok_or_else(|| Error::internal("no schema for Eviction"))?;
         let options = self.write_options()?;
-        let (eviction, _) = self.body_as(Expected { api_version: "policy/v1", kind: "Eviction", message }, &options)?;
+        let (eviction, _) = self.body_as(
+            Expected {
+                api_version: "policy/v1",
+                kind: "Eviction",
+                message,
+            },
+            &options,
+        )?;
         let name = meta::text(&eviction, "name");
         if !name.is_empty() && name != self.access.attributes.name {
             return Err(Error::bad_request("name in URL does not match name in Eviction object"));
         }
         let wish = eviction.get("deleteOptions").cloned().unwrap_or_else(|| json!({}));
-        let mut wish = DeleteOptions::from_value(&wish).map_err(|faults| Error::invalid(&GroupKind::new("policy", "Eviction"), name, faults))?;
+        let mut wish = DeleteOptions::from_value(&wish)
+            .map_err(|faults| Error::invalid(&GroupKind::new("policy", "Eviction"), name, faults))?;
         wish.dry_run |= options.dry_run;
         state.registry.evict(&self.access, &wish).await?;
         render::success(Value::Null, self.format, StatusCode::CREATED)
     }
 
     async fn token(&self, state: &State) -> Result<Response, Error> {
-        let message = schema::for_kind("authentication.k8s.io", "v1", "TokenRequest").ok_or_else(|| Error::internal("no schema for TokenRequest"))?;
-        let expected = Expected { api_version: "authentication.k8s.io/v1", kind: "TokenRequest", message };
+        let message = schema::for_kind("authentication.k8s.io", "v1", "TokenRequest")
+            .ok_or_else(|| Error::internal("no schema for TokenRequest"))?;
+        let expected = Expected {
+            api_version: "authentication.k8s.io/v1",
+            kind: "TokenRequest",
+            message,
+        };
         let (request, _) = self.body_as(expected, &self.write_options()?)?;
         let token = state.registry.issue_token(&self.access, request).await?;
         render::value(&token, Some(message), self.format, StatusCode::CREATED)
@@ -314,7 +439,12 @@ impl Call {
         let options = self.write_options()?;
         let (object, unknown) = self.object(&options)?;
         let answer = state.registry.review(&self.access, object).await?;
-        let response = render::value(&answer, Some(self.kind().info.message), self.format, StatusCode::CREATED)?;
+        let response = render::value(
+            &answer,
+            Some(self.kind().info.message),
+            self.format,
+            StatusCode::CREATED,
+        )?;
         Ok(with_warnings(response, &unknown))
     }
 }
@@ -322,7 +452,9 @@ impl Call {
 fn list_options(query: &Query) -> Result<ListOptions, Error> {
     let limit = match query.get("limit") {
         "" => 0,
-        text => text.parse().map_err(|_| Error::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))?,
+        text => text
+            .parse()
+            .map_err(|_| Error::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))?,
     };
     Ok(ListOptions {
         label_selector: query.get("labelSelector").to_owned(),
@@ -352,7 +484,10 @@ fn dry_run(query: &Query) -> Result<bool, Error> {
     let mut any = false;
     for value in query.all("dryRun") {
         if value != "All" {
-            return Err(bad_option("CreateOptions", FieldError::not_supported("dryRun", value, &["All"])));
+            return Err(bad_option(
+                "CreateOptions",
+                FieldError::not_supported("dryRun", value, &["All"]),
+            ));
         }
         any = true;
     }
@@ -366,8 +501,22 @@ fn bad_option(kind: &str, fault: FieldError) -> Error {
 /// Kinds whose deletion answers with the object instead of a `Status`, as upstream.
 fn returns_deleted(kind: &Kind) -> bool {
     const RETURNED: &[&str] = &[
-        "pods", "podtemplates", "persistentvolumes", "persistentvolumeclaims", "resourcequotas", "serviceaccounts", "services", "storageclasses",
-        "csidrivers", "csinodes", "volumeattachments", "volumeattributesclasses", "resourceclaims", "resourceclaimtemplates", "deviceclasses", "resourceslices",
+        "pods",
+        "podtemplates",
+        "persistentvolumes",
+        "persistentvolumeclaims",
+        "resourcequotas",
+        "serviceaccounts",
+        "services",
+        "storageclasses",
+        "csidrivers",
+        "csinodes",
+        "volumeattachments",
+        "volumeattributesclasses",
+        "resourceclaims",
+        "resourceclaimtemplates",
+        "deviceclasses",
+        "resourceslices",
     ];
     RETURNED.contains(&kind.info.resource)
 }

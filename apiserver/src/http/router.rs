@@ -15,17 +15,28 @@ use crate::registry::access::UserInfo;
 
 /// The parsed form of a request.
 pub fn info(request: &Request) -> Arc<RequestInfo> {
-    request.extensions().get::<Arc<RequestInfo>>().cloned().unwrap_or_default()
+    request
+        .extensions()
+        .get::<Arc<RequestInfo>>()
+        .cloned()
+        .unwrap_or_default()
 }
 
 /// Who asks; anonymous if authentication has not run.
 pub fn user(request: &Request) -> Arc<UserInfo> {
-    request.extensions().get::<Arc<UserInfo>>().cloned().unwrap_or_else(|| Arc::new(UserInfo::anonymous()))
+    request
+        .extensions()
+        .get::<Arc<UserInfo>>()
+        .cloned()
+        .unwrap_or_else(|| Arc::new(UserInfo::anonymous()))
 }
 
 /// True for a gRPC call.
 pub fn is_grpc(request: &Request) -> bool {
-    request.headers().get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// Hands the request to gRPC, the resource handlers or the path handlers.

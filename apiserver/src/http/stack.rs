@@ -28,7 +28,9 @@ pub fn stack(state: &Arc<State>) -> Next {
         .layer(layer(state, authn::authenticate))
         // Whether they may; gRPC calls are authorized in their handlers, where the resource is known.
         .layer(layer(state, authz::authorize))
-        .service(service_fn(move |request: Request| router::route(routes.clone(), request)));
+        .service(service_fn(move |request: Request| {
+            router::route(routes.clone(), request)
+        }));
     BoxCloneSyncService::new(chain)
 }
 

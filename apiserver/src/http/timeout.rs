@@ -21,6 +21,9 @@ pub async fn limit(_: Arc<State>, request: Request, next: Next) -> Result<Respon
     }
     match tokio::time::timeout(LIMIT, next.oneshot(request)).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(Error::timeout("request did not complete within the allotted timeout", 1)),
+        Err(_) => Err(Error::timeout(
+            "request did not complete within the allotted timeout",
+            1,
+        )),
     }
 }

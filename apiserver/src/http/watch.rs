@@ -38,11 +38,26 @@ struct Running {
 }
 
 /// A watch as an answer. `timeout` is the caller's wish in seconds.
-pub fn answer_watch(watch: Watch, format: Format, include: IncludeObject, timeout: Option<i64>, shutdown: Shutdown, gauge: GaugeGuard) -> Response {
-    let seconds = timeout.and_then(|t| u64::try_from(t).ok()).filter(|t| *t > 0).unwrap_or_else(|| rand::rng().random_range(MIN_TIMEOUT..2 * MIN_TIMEOUT));
+pub fn answer_watch(
+    watch: Watch,
+    format: Format,
+    include: IncludeObject,
+    timeout: Option<i64>,
+    shutdown: Shutdown,
+    gauge: GaugeGuard,
+) -> Response {
+    let seconds = timeout
+        .and_then(|t| u64::try_from(t).ok())
+        .filter(|t| *t > 0)
+        .unwrap_or_else(|| rand::rng().random_range(MIN_TIMEOUT..2 * MIN_TIMEOUT));
     let now = Instant::now();
     let running = Running {
-        encoder: Encoder { kind: watch.kind, format, include, headed: false },
+        encoder: Encoder {
+            kind: watch.kind,
+            format,
+            include,
+            headed: false,
+        },
         watch,
         deadline: now + Duration::from_secs(seconds.min(1 << 30)),
         bookmark: now + BOOKMARK_EVERY,
@@ -110,14 +125,22 @@ impl Encoder {
     /// The frame that all watchers share, for deletions: their object has to be stamped anew. What was stored has its JSON with it already.
     fn shared(&mut self, event: &Event) -> Result<Option<Bytes>, Error> {
         let Event::Shared(change) = event else { return Ok(None) };
-        let (Change::Delete { previous }, Form::Object, true) = (&change.change, self.format.form, self.kind.is_storage_version()) else {
+        let (Change::Delete { previous }, Form::Object, true) =
+            (&change.change, self.format.form, self.kind.is_storage_version())
+        else {
             return Ok(None);
         };
-        let frame = if self.format.encoding == Encoding::Protobuf { Frame::Protobuf } else { Frame::Json };
+        let frame = if self.format.encoding == Encoding::Protobuf {
+            Frame::Protobuf
+        } else {
+            Frame::Json
+        };
         let mut failure = None;
         let bytes = change.frame(frame, || {
             let mut out = Vec::new();
-            failure = self.put(EventType::Deleted, &shown(previous, Some(change.revision)), &mut out).err();
+            failure = self
+                .put(EventType::Deleted, &shown(previous, Some(change.revision)), &mut out)
+                .err();
             out.into()
         });
         let bytes = bytes.clone();
@@ -147,7 +170,11 @@ impl Encoder {
 
     fn table(&mut self, api_version: &str, revision: u64, rows: &[Value]) -> Value {
         let mut table = json!({"kind": "Table", "apiVersion": api_version, "metadata": {"resourceVersion": revision.to_string()}, "rows": rows});
-        table["columnDefinitions"] = if self.headed { Value::Null } else { table::column_definitions(self.kind.strategy.columns()) };
+        table["columnDefinitions"] = if self.headed {
+            Value::Null
+        } else {
+            table::column_definitions(self.kind.strategy.columns())
+        };
         self.headed = true;
         table
     }
@@ -163,7 +190,8 @@ impl Encoder {
         };
         let object = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata});
         if self.format.encoding == Encoding::Protobuf {
-            let message = codec::value_to_proto(self.kind.info.message, &json!({"metadata": metadata})).map_err(Error::internal)?;
+            let message = codec::value_to_proto(self.kind.info.message, &json!({"metadata": metadata}))
+                .map_err(Error::internal)?;
             proto_frame("BOOKMARK", &codec::wrap(&api_version, kind, &message), out);
             return Ok(());
         }
@@ -181,9 +209,12 @@ impl Encoder {
     fn error(&self, error: &Error) -> Bytes {
         let mut out = Vec::new();
         let status = error.to_value();
-        let message = api::schema::for_kind("", "v1", "Status").and_then(|message| codec::value_to_proto(message, &status).ok());
+        let message =
+            api::schema::for_kind("", "v1", "Status").and_then(|message| codec::value_to_proto(message, &status).ok());
         match (self.format.encoding, message) {
-            (Encoding::Protobuf, Some(message)) => proto_frame("ERROR", &codec::wrap("v1", "Status", &message), &mut out),
+            (Encoding::Protobuf, Some(message)) => {
+                proto_frame("ERROR", &codec::wrap("v1", "Status", &message), &mut out)
+            }
             _ => json_frame("ERROR", status.to_string().as_bytes(), &mut out),
         }
         out.into()

@@ -71,8 +71,12 @@ fn autoscaling_v1_to_v2(object: &mut Value) {
         let annotations = object.pointer_mut("/metadata/annotations")?.as_object_mut()?;
         serde_json::from_str::<Value>(annotations.remove(key)?.as_str()?).ok()
     };
-    let (metrics, behavior, current, conditions) =
-        (annotation(METRICS), annotation(BEHAVIOR), annotation(CURRENT_METRICS), annotation(CONDITIONS));
+    let (metrics, behavior, current, conditions) = (
+        annotation(METRICS),
+        annotation(BEHAVIOR),
+        annotation(CURRENT_METRICS),
+        annotation(CONDITIONS),
+    );
     if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
         let mut all = list(metrics);
         if let Some(target) = spec.remove("targetCPUUtilizationPercentage") {
@@ -85,7 +89,10 @@ fn autoscaling_v1_to_v2(object: &mut Value) {
     if let Some(status) = object.get_mut("status").and_then(Value::as_object_mut) {
         let mut all = list(current);
         if let Some(value) = status.remove("currentCPUUtilizationPercentage") {
-            all.insert(0, json!({"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": value}}}));
+            all.insert(
+                0,
+                json!({"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": value}}}),
+            );
         }
         insert_list(status, "currentMetrics", all);
         insert_list(status, "conditions", list(conditions));
@@ -117,14 +124,20 @@ fn autoscaling_v2_to_v1(object: &mut Value) {
     }
     if !annotations.is_empty()
         && let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut)
-        && let Some(existing) = metadata.entry("annotations").or_insert_with(|| json!({})).as_object_mut()
+        && let Some(existing) = metadata
+            .entry("annotations")
+            .or_insert_with(|| json!({}))
+            .as_object_mut()
     {
         existing.extend(annotations);
     }
 }
 
 fn take_cpu(metrics: &mut Vec<Value>, value: &str) -> Option<Value> {
-    let is_cpu = |m: &Value| m.pointer("/resource/name").and_then(Value::as_str) == Some("cpu") && m.pointer(value).is_some_and(Value::is_number);
+    let is_cpu = |m: &Value| {
+        m.pointer("/resource/name").and_then(Value::as_str) == Some("cpu")
+            && m.pointer(value).is_some_and(Value::is_number)
+    };
     let index = metrics.iter().position(is_cpu)?;
     metrics.remove(index).pointer(value).cloned()
 }
@@ -164,7 +177,10 @@ mod tests {
         let mut event = json!({"involvedObject": {"name": "p"}, "message": "m", "count": 2});
         let stored = event.clone();
         rename(&mut event, EVENT_FIELDS, true);
-        assert_eq!(event, json!({"regarding": {"name": "p"}, "note": "m", "deprecatedCount": 2}));
+        assert_eq!(
+            event,
+            json!({"regarding": {"name": "p"}, "note": "m", "deprecatedCount": 2})
+        );
         rename(&mut event, EVENT_FIELDS, false);
         assert_eq!(event, stored);
     }

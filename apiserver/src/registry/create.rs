@@ -33,12 +33,18 @@ pub struct Written {
 impl Kind {
     /// What a body for this resource must be.
     pub fn expected<'a>(&self, api_version: &'a str) -> Expected<'a> {
-        Expected { api_version, kind: self.info.kind, message: self.info.message }
+        Expected {
+            api_version,
+            kind: self.info.kind,
+            message: self.info.message,
+        }
     }
 
     /// The stored form of an object, unstamped.
     pub(super) fn encode(&self, object: &Value) -> Result<Bytes, Error> {
-        api::codec::value_to_proto(self.message(), object).map(Bytes::from).map_err(|error| Error::bad_request(error.to_string()))
+        api::codec::value_to_proto(self.message(), object)
+            .map(Bytes::from)
+            .map_err(|error| Error::bad_request(error.to_string()))
     }
 
     /// When an object written now disappears by itself.
@@ -81,8 +87,21 @@ impl Registry {
     async fn create_named(&self, access: &Access, mut object: Value, options: &WriteOptions) -> Result<Written, Error> {
         let kind = access.kind;
         let now = Timestamp::now();
-        let cx = WriteContext { store: &*self.store, resource: kind.storage, user: &access.user, subresource: "", dry_run: options.dry_run };
-        let request = AdmissionRequest::new(&access.user, &access.attributes, kind.storage, Operation::Create, None, options.dry_run);
+        let cx = WriteContext {
+            store: &*self.store,
+            resource: kind.storage,
+            user: &access.user,
+            subresource: "",
+            dry_run: options.dry_run,
+        };
+        let request = AdmissionRequest::new(
+            &access.user,
+            &access.attributes,
+            kind.storage,
+            Operation::Create,
+            None,
+            options.dry_run,
+        );
         meta::begin(&mut object, kind.strategy.generation(), now);
         kind.strategy.default(&mut object);
         self.admission.mutate(&request, &mut object).await?;
@@ -96,25 +115,50 @@ impl Registry {
         let mut warnings = kind.strategy.warnings(&object, None);
         warnings.extend(request.take_warnings());
         let entry = self.insert(access, &cx, object, now).await?;
-        Ok(Written { entry, created: true, warnings })
+        Ok(Written {
+            entry,
+            created: true,
+            warnings,
+        })
     }
 
     /// The write itself, again as long as an allocator's condition fails.
-    async fn insert(&self, access: &Access, cx: &WriteContext<'_>, object: Value, now: Timestamp) -> Result<Arc<Entry>, Error> {
+    async fn insert(
+        &self,
+        access: &Access,
+        cx: &WriteContext<'_>,
+        object: Value,
+        now: Timestamp,
+    ) -> Result<Arc<Entry>, Error> {
         let (kind, key) = (access.kind, access.key());
         for _ in 0..ATTEMPTS {
             let mut object = object.clone();
             let Extra { conditions, ops } = kind.strategy.before_create(cx, &mut object).await?;
             let value = kind.encode(&object)?;
             if cx.dry_run {
-                return match self.store.get(&key, crate::store::ReadAt::Latest).await.map_err(store_error)? {
+                return match self
+                    .store
+                    .get(&key, crate::store::ReadAt::Latest)
+                    .await
+                    .map_err(store_error)?
+                {
                     Some(_) => Err(Error::already_exists(&kind.group_resource(), &access.attributes.name)),
                     None => Ok(imagined(key, value, None)),
                 };
             }
-            let put = Op::Put { key: key.clone(), value, expires_at: kind.expiry(now) };
+            let put = Op::Put {
+                key: key.clone(),
+                value,
+                expires_at: kind.expiry(now),
+            };
             let txn = Txn {
-                conditions: [Condition { key: key.clone(), expect: Expect::Absent }].into_iter().chain(conditions).collect(),
+                conditions: [Condition {
+                    key: key.clone(),
+                    expect: Expect::Absent,
+                }]
+                .into_iter()
+                .chain(conditions)
+                .collect(),
                 ops: [put].into_iter().chain(ops).collect(),
             };
             match self.store.transact(txn).await.map_err(store_error)? {
@@ -129,7 +173,9 @@ impl Registry {
     /// 409, and a hint if the object in the way is on its way out.
     fn taken(&self, access: &Access, current: Option<&Entry>) -> Error {
         let mut error = Error::already_exists(&access.kind.group_resource(), &access.attributes.name);
-        let deleting = current.and_then(|entry| access.kind.stored_value(entry).ok()).is_some_and(|object| meta::is_deleting(&object));
+        let deleting = current
+            .and_then(|entry| access.kind.stored_value(entry).ok())
+            .is_some_and(|object| meta::is_deleting(&object));
         if deleting {
             error.message = format!("object is being deleted: {}", error.message);
         }
@@ -139,13 +185,19 @@ impl Registry {
 
 /// The entry of a transaction's first op.
 pub(super) fn committed(entries: Vec<Option<Arc<Entry>>>) -> Result<Arc<Entry>, Error> {
-    entries.into_iter().next().flatten().ok_or_else(|| Error::internal("store: committed without an entry"))
+    entries
+        .into_iter()
+        .next()
+        .flatten()
+        .ok_or_else(|| Error::internal("store: committed without an entry"))
 }
 
 /// Brings the namespace and name of request and object together.
 fn place(access: &mut Access, object: &mut Value) -> Result<(), Error> {
     if !meta::text(object, "resourceVersion").is_empty() {
-        return Err(Error::bad_request("resourceVersion should not be set on objects to be created"));
+        return Err(Error::bad_request(
+            "resourceVersion should not be set on objects to be created",
+        ));
     }
     if !access.kind.info.namespaced {
         if !meta::text(object, "namespace").is_empty() && access.kind.info.resource != "namespaces" {
@@ -164,5 +216,7 @@ pub(super) fn check_namespace(request: &str, object: &str) -> Result<(), Error> 
     if object.is_empty() || object == request {
         return Ok(());
     }
-    Err(Error::bad_request("the namespace of the provided object does not match the namespace sent on the request"))
+    Err(Error::bad_request(
+        "the namespace of the provided object does not match the namespace sent on the request",
+    ))
 }

@@ -22,15 +22,26 @@ pub struct Expected<'a> {
 ///
 /// # Errors
 /// 400 with upstream's text.
-pub fn decode(expected: Expected<'_>, encoding: Encoding, body: &[u8], validation: FieldValidation) -> Result<(Value, Vec<String>), Error> {
+pub fn decode(
+    expected: Expected<'_>,
+    encoding: Encoding,
+    body: &[u8],
+    validation: FieldValidation,
+) -> Result<(Value, Vec<String>), Error> {
     if encoding == Encoding::Protobuf {
         let (api_version, kind, raw) = codec::unwrap(body).map_err(|error| unreadable(expected, error))?;
         check_type(expected, &api_version, &kind)?;
         return Ok((from_message(expected, &raw)?, Vec::new()));
     }
     let (value, duplicates) = match encoding {
-        Encoding::Yaml => (codec::parse_yaml(body).map_err(|error| unreadable(expected, error))?, Vec::new()),
-        _ if validation == FieldValidation::Ignore => (codec::parse_json(body).map_err(|error| unreadable(expected, error))?, Vec::new()),
+        Encoding::Yaml => (
+            codec::parse_yaml(body).map_err(|error| unreadable(expected, error))?,
+            Vec::new(),
+        ),
+        _ if validation == FieldValidation::Ignore => (
+            codec::parse_json(body).map_err(|error| unreadable(expected, error))?,
+            Vec::new(),
+        ),
         _ => codec::parse_json_strict(body).map_err(|error| unreadable(expected, error))?,
     };
     let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or("");
@@ -52,13 +63,21 @@ pub fn normalize(expected: Expected<'_>, value: &Value) -> Result<Value, Error> 
 ///
 /// # Errors
 /// 400 with all of them if the caller wants it strict.
-pub fn unknown(expected: Expected<'_>, value: &Value, validation: FieldValidation, mut faults: Vec<String>) -> Result<Vec<String>, Error> {
+pub fn unknown(
+    expected: Expected<'_>,
+    value: &Value,
+    validation: FieldValidation,
+    mut faults: Vec<String>,
+) -> Result<Vec<String>, Error> {
     if validation == FieldValidation::Ignore {
         return Ok(Vec::new());
     }
     faults.extend(codec::unknown_fields(expected.message, value));
     if validation == FieldValidation::Strict && !faults.is_empty() {
-        return Err(unreadable(expected, format!("strict decoding error: {}", faults.join(", "))));
+        return Err(unreadable(
+            expected,
+            format!("strict decoding error: {}", faults.join(", ")),
+        ));
     }
     Ok(faults)
 }
@@ -96,7 +115,10 @@ fn check_type(expected: Expected<'_>, api_version: &str, kind: &str) -> Result<(
 
 fn unreadable(expected: Expected<'_>, why: impl std::fmt::Display) -> Error {
     let kind = expected.kind;
-    Error::bad_request(format!("{kind} in version {:?} cannot be handled as a {kind}: {why}", version(expected.api_version)))
+    Error::bad_request(format!(
+        "{kind} in version {:?} cannot be handled as a {kind}: {why}",
+        version(expected.api_version)
+    ))
 }
 
 fn version(api_version: &str) -> &str {

@@ -42,13 +42,27 @@ enum Plan {
 /// Decides what a deletion means for an object.
 fn plan(strategy: &dyn Strategy, object: &Value, options: &DeleteOptions, now: Timestamp) -> Plan {
     let mut new = object.clone();
-    set_finalizers(&mut new, options.propagation.or(strategy.orphans_by_default().then_some(Propagation::Orphan)));
-    let grace = strategy.grace_period(object, options.grace_period_seconds).unwrap_or(0).max(0);
+    set_finalizers(
+        &mut new,
+        options
+            .propagation
+            .or(strategy.orphans_by_default().then_some(Propagation::Orphan)),
+    );
+    let grace = strategy
+        .grace_period(object, options.grace_period_seconds)
+        .unwrap_or(0)
+        .max(0);
     let left = if meta::is_deleting(object) {
-        let left = object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
+        let left = object
+            .pointer("/metadata/deletionGracePeriodSeconds")
+            .and_then(Value::as_i64)
+            .unwrap_or(0);
         // A second deletion may hurry, never delay.
         if grace < left {
-            let asked = meta::text(object, "deletionTimestamp").parse::<Timestamp>().unwrap_or(now) - SignedDuration::from_secs(left);
+            let asked = meta::text(object, "deletionTimestamp")
+                .parse::<Timestamp>()
+                .unwrap_or(now)
+                - SignedDuration::from_secs(left);
             set_deletion(&mut new, asked, grace);
         }
         grace.min(left)
@@ -71,7 +85,9 @@ fn plan(strategy: &dyn Strategy, object: &Value, options: &DeleteOptions, now: T
 }
 
 fn set_deletion(object: &mut Value, asked: Timestamp, grace: i64) {
-    let at = asked.checked_add(SignedDuration::from_secs(grace)).unwrap_or(Timestamp::MAX);
+    let at = asked
+        .checked_add(SignedDuration::from_secs(grace))
+        .unwrap_or(Timestamp::MAX);
     let metadata = meta::of(object);
     metadata.insert("deletionTimestamp".into(), meta::time(at).into());
     metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
@@ -79,7 +95,11 @@ fn set_deletion(object: &mut Value, asked: Timestamp, grace: i64) {
 
 fn set_finalizers(object: &mut Value, propagation: Option<Propagation>) {
     let Some(propagation) = propagation else { return };
-    let mut finalizers: Vec<String> = meta::finalizers(object).into_iter().filter(|f| *f != ORPHAN && *f != FOREGROUND).map(str::to_owned).collect();
+    let mut finalizers: Vec<String> = meta::finalizers(object)
+        .into_iter()
+        .filter(|f| *f != ORPHAN && *f != FOREGROUND)
+        .map(str::to_owned)
+        .collect();
     match propagation {
         Propagation::Orphan => finalizers.push(ORPHAN.into()),
         Propagation::Foreground => finalizers.push(FOREGROUND.into()),
@@ -101,26 +121,67 @@ impl Registry {
     pub async fn delete(&self, access: &Access, options: &DeleteOptions) -> Result<Removed, Error> {
         let kind = access.kind;
         let key = access.key();
-        let cx = WriteContext { store: &*self.store, resource: kind.storage, user: &access.user, subresource: "", dry_run: options.dry_run };
+        let cx = WriteContext {
+            store: &*self.store,
+            resource: kind.storage,
+            user: &access.user,
+            subresource: "",
+            dry_run: options.dry_run,
+        };
         let mut current = self.store.get(&key, ReadAt::Latest).await.map_err(store_error)?;
         for _ in 0..ATTEMPTS {
-            let Some(entry) = current else { return Err(access.not_found()) };
+            let Some(entry) = current else {
+                return Err(access.not_found());
+            };
             let object = kind.stored_value(&entry)?;
             check_preconditions(access, options, &object)?;
-            let request = AdmissionRequest::new(&access.user, &access.attributes, kind.storage, Operation::Delete, Some(&object), options.dry_run);
+            let request = AdmissionRequest::new(
+                &access.user,
+                &access.attributes,
+                kind.storage,
+                Operation::Delete,
+                Some(&object),
+                options.dry_run,
+            );
             self.admission.validate(&request, &object).await?;
             let warnings = request.take_warnings();
             let (step, gone) = match plan(kind.strategy, &object, options, Timestamp::now()) {
-                Plan::Wait => return Ok(Removed { entry, gone: false, warnings }),
-                Plan::Remove if options.dry_run => return Ok(Removed { entry, gone: true, warnings }),
-                Plan::Remove => (self.finish_deletion(access, &cx, &entry, &object, warnings).await?, true),
+                Plan::Wait => {
+                    return Ok(Removed {
+                        entry,
+                        gone: false,
+                        warnings,
+                    });
+                }
+                Plan::Remove if options.dry_run => {
+                    return Ok(Removed {
+                        entry,
+                        gone: true,
+                        warnings,
+                    });
+                }
+                Plan::Remove => (
+                    self.finish_deletion(access, &cx, &entry, &object, warnings).await?,
+                    true,
+                ),
                 Plan::Mark(new) => {
                     let value = kind.encode(&new)?;
                     if options.dry_run {
-                        return Ok(Removed { entry: imagined(key, value, Some(&entry)), gone: false, warnings });
+                        return Ok(Removed {
+                            entry: imagined(key, value, Some(&entry)),
+                            gone: false,
+                            warnings,
+                        });
                     }
-                    let expect = Condition { key: key.clone(), expect: Expect::Revision(entry.revision) };
-                    let put = Op::Put { key: key.clone(), value, expires_at: entry.expires_at };
+                    let expect = Condition {
+                        key: key.clone(),
+                        expect: Expect::Revision(entry.revision),
+                    };
+                    let put = Op::Put {
+                        key: key.clone(),
+                        value,
+                        expires_at: entry.expires_at,
+                    };
                     (self.commit(expect, put, Vec::new(), Vec::new(), warnings).await?, false)
                 }
             };
@@ -141,7 +202,12 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Registry::list`] and [`Registry::delete`].
-    pub async fn delete_collection(&self, access: &Access, list: &ListOptions, options: &DeleteOptions) -> Result<Vec<Arc<Entry>>, Error> {
+    pub async fn delete_collection(
+        &self,
+        access: &Access,
+        list: &ListOptions,
+        options: &DeleteOptions,
+    ) -> Result<Vec<Arc<Entry>>, Error> {
         let page = self.list(access, list).await?;
         let mut removed = Vec::with_capacity(page.entries.len());
         for entry in page.entries {
@@ -160,7 +226,10 @@ impl Registry {
 
     /// Whether nothing keeps an object whose deletion was asked for.
     pub(super) fn may_go(&self, access: &Access, object: &Value) -> bool {
-        let grace = object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
+        let grace = object
+            .pointer("/metadata/deletionGracePeriodSeconds")
+            .and_then(Value::as_i64)
+            .unwrap_or(0);
         grace == 0 && meta::finalizers(object).is_empty() && !access.kind.strategy.held(object)
     }
 
@@ -175,17 +244,30 @@ impl Registry {
     ) -> Result<Step, Error> {
         let Extra { conditions, ops } = access.kind.strategy.before_remove(cx, object).await?;
         let key = access.key();
-        let expect = Condition { key: key.clone(), expect: Expect::Revision(current.revision) };
+        let expect = Condition {
+            key: key.clone(),
+            expect: Expect::Revision(current.revision),
+        };
         self.commit(expect, Op::Delete { key }, conditions, ops, warnings).await
     }
 }
 
 fn check_preconditions(access: &Access, options: &DeleteOptions, object: &Value) -> Result<(), Error> {
     let fault = |what: &str, wanted: &str, is: &str| {
-        let why = format!("StorageError: invalid object, Code: 4, Key: /registry/{}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {is}", access.key());
-        Err(Error::conflict(&access.kind.group_resource(), &access.attributes.name, why))
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: /registry/{}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {is}",
+            access.key()
+        );
+        Err(Error::conflict(
+            &access.kind.group_resource(),
+            &access.attributes.name,
+            why,
+        ))
     };
-    for (what, field, wanted) in [("UID", "uid", &options.uid), ("ResourceVersion", "resourceVersion", &options.resource_version)] {
+    for (what, field, wanted) in [
+        ("UID", "uid", &options.uid),
+        ("ResourceVersion", "resourceVersion", &options.resource_version),
+    ] {
         let is = meta::text(object, field);
         if let Some(wanted) = wanted
             && wanted != is
@@ -221,7 +303,9 @@ mod tests {
     #[test]
     fn a_finalizer_keeps_an_object_marked() {
         let object = json!({"metadata": {"name": "a", "generation": 1, "finalizers": ["x/y"]}});
-        let Plan::Mark(marked) = plan(&PLAIN, &object, &DeleteOptions::default(), now()) else { panic!("not marked") };
+        let Plan::Mark(marked) = plan(&PLAIN, &object, &DeleteOptions::default(), now()) else {
+            panic!("not marked")
+        };
         assert_eq!(meta::text(&marked, "deletionTimestamp"), "2026-01-01T00:00:00Z");
         assert_eq!(meta::generation(&marked), 2);
         assert_eq!(plan(&PLAIN, &marked, &DeleteOptions::default(), now()), Plan::Wait);
@@ -231,10 +315,18 @@ mod tests {
     fn propagation_becomes_a_finalizer() {
         let object = json!({"metadata": {"name": "a"}});
         for (propagation, finalizer) in [(Propagation::Orphan, ORPHAN), (Propagation::Foreground, FOREGROUND)] {
-            let options = DeleteOptions { propagation: Some(propagation), ..DeleteOptions::default() };
-            let Plan::Mark(marked) = plan(&PLAIN, &object, &options, now()) else { panic!("not marked") };
+            let options = DeleteOptions {
+                propagation: Some(propagation),
+                ..DeleteOptions::default()
+            };
+            let Plan::Mark(marked) = plan(&PLAIN, &object, &options, now()) else {
+                panic!("not marked")
+            };
             assert_eq!(meta::finalizers(&marked), [finalizer]);
-            let background = DeleteOptions { propagation: Some(Propagation::Background), ..DeleteOptions::default() };
+            let background = DeleteOptions {
+                propagation: Some(Propagation::Background),
+                ..DeleteOptions::default()
+            };
             assert_eq!(plan(&PLAIN, &marked, &background, now()), Plan::Remove);
         }
     }
@@ -242,11 +334,18 @@ mod tests {
     #[test]
     fn a_second_deletion_may_hurry_but_not_delay() {
         let object = json!({"metadata": {"name": "a"}});
-        let with = |grace| DeleteOptions { grace_period_seconds: Some(grace), ..DeleteOptions::default() };
-        let Plan::Mark(marked) = plan(&Graceful, &object, &with(30), now()) else { panic!("not marked") };
+        let with = |grace| DeleteOptions {
+            grace_period_seconds: Some(grace),
+            ..DeleteOptions::default()
+        };
+        let Plan::Mark(marked) = plan(&Graceful, &object, &with(30), now()) else {
+            panic!("not marked")
+        };
         assert_eq!(meta::text(&marked, "deletionTimestamp"), "2026-01-01T00:00:30Z");
         assert_eq!(plan(&Graceful, &marked, &with(60), now()), Plan::Wait);
-        let Plan::Mark(sooner) = plan(&Graceful, &marked, &with(5), now()) else { panic!("not marked") };
+        let Plan::Mark(sooner) = plan(&Graceful, &marked, &with(5), now()) else {
+            panic!("not marked")
+        };
         assert_eq!(meta::text(&sooner, "deletionTimestamp"), "2026-01-01T00:00:05Z");
         assert_eq!(plan(&Graceful, &sooner, &with(0), now()), Plan::Remove);
     }

@@ -38,7 +38,11 @@ pub fn map(value: &mut Value) -> &mut Map<String, Value> {
 
 /// A text field of the metadata, empty if it is not there.
 pub fn text<'a>(object: &'a Value, field: &str) -> &'a str {
-    object.get("metadata").and_then(|m| m.get(field)).and_then(Value::as_str).unwrap_or("")
+    object
+        .get("metadata")
+        .and_then(|m| m.get(field))
+        .and_then(Value::as_str)
+        .unwrap_or("")
 }
 
 /// The finalizers.
@@ -50,7 +54,11 @@ pub fn finalizers(object: &Value) -> Vec<&str> {
 /// The labels.
 pub fn labels(object: &Value) -> BTreeMap<String, String> {
     let labels = object.pointer("/metadata/labels").and_then(Value::as_object);
-    labels.into_iter().flatten().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+    labels
+        .into_iter()
+        .flatten()
+        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+        .collect()
 }
 
 /// True once deletion has been asked for.
@@ -60,7 +68,10 @@ pub fn is_deleting(object: &Value) -> bool {
 
 /// `metadata.generation`, 0 if it is not counted.
 pub fn generation(object: &Value) -> i64 {
-    object.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0)
+    object
+        .pointer("/metadata/generation")
+        .and_then(Value::as_i64)
+        .unwrap_or(0)
 }
 
 /// A time as `metav1.Time` prints it.
@@ -82,7 +93,13 @@ pub fn generate_name(prefix: &str) -> String {
 /// Sets what the server owns on a new object.
 pub fn begin(object: &mut Value, generation: bool, now: Timestamp) {
     let metadata = of(object);
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion", "generation"] {
+    for field in [
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "resourceVersion",
+        "generation",
+    ] {
         metadata.remove(field);
     }
     metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
@@ -96,7 +113,13 @@ pub fn begin(object: &mut Value, generation: bool, now: Timestamp) {
 pub fn carry_over(new: &mut Value, old: &Value) {
     let old_metadata = old.get("metadata").and_then(Value::as_object);
     let metadata = of(new);
-    for field in ["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink"] {
+    for field in [
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "selfLink",
+    ] {
         match old_metadata.and_then(|m| m.get(field)) {
             Some(value) => metadata.insert(field.into(), value.clone()),
             None => metadata.remove(field),
@@ -128,19 +151,40 @@ fn has_other_desires(one: &Value, other: &Value) -> bool {
 /// Faults of a new object's metadata.
 pub fn validate(object: &Value, namespaced: bool, strategy: &dyn Strategy) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let (name, prefix, namespace) = (text(object, "name"), text(object, "generateName"), text(object, "namespace"));
+    let (name, prefix, namespace) = (
+        text(object, "name"),
+        text(object, "generateName"),
+        text(object, "namespace"),
+    );
     if !prefix.is_empty() {
-        errors.extend(strategy.validate_name(prefix, true).into_iter().map(|why| FieldError::invalid("metadata.generateName", prefix, why)));
+        errors.extend(
+            strategy
+                .validate_name(prefix, true)
+                .into_iter()
+                .map(|why| FieldError::invalid("metadata.generateName", prefix, why)),
+        );
     }
     if name.is_empty() {
-        errors.push(FieldError::required("metadata.name", "name or generateName is required"));
+        errors.push(FieldError::required(
+            "metadata.name",
+            "name or generateName is required",
+        ));
     } else {
-        errors.extend(strategy.validate_name(name, false).into_iter().map(|why| FieldError::invalid("metadata.name", name, why)));
+        errors.extend(
+            strategy
+                .validate_name(name, false)
+                .into_iter()
+                .map(|why| FieldError::invalid("metadata.name", name, why)),
+        );
     }
     match (namespaced, namespace) {
         (true, "") => errors.push(FieldError::required("metadata.namespace", "")),
         (true, namespace) => {
-            errors.extend(names::dns1123_label(namespace).into_iter().map(|why| FieldError::invalid("metadata.namespace", namespace, why)));
+            errors.extend(
+                names::dns1123_label(namespace)
+                    .into_iter()
+                    .map(|why| FieldError::invalid("metadata.namespace", namespace, why)),
+            );
         }
         (false, "") => {}
         (false, _) => errors.push(FieldError::forbidden("metadata.namespace", "not allowed on this type")),
@@ -157,7 +201,11 @@ pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
     for field in ["name", "namespace", "uid"] {
         let (is, was) = (text(new, field), text(old, field));
         if is != was {
-            errors.push(FieldError::invalid(format!("metadata.{field}"), is, "field is immutable"));
+            errors.push(FieldError::invalid(
+                format!("metadata.{field}"),
+                is,
+                "field is immutable",
+            ));
         }
     }
     if is_deleting(old) {
@@ -176,23 +224,45 @@ pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
 
 fn validate_maps(object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let map = |field: &str| object.pointer(&format!("/metadata/{field}")).and_then(Value::as_object).cloned().unwrap_or_default();
+    let map = |field: &str| {
+        object
+            .pointer(&format!("/metadata/{field}"))
+            .and_then(Value::as_object)
+            .cloned()
+            .unwrap_or_default()
+    };
     for (key, value) in map("labels") {
-        errors.extend(names::qualified_name(&key).into_iter().map(|why| FieldError::invalid("metadata.labels", key.as_str(), why)));
+        errors.extend(
+            names::qualified_name(&key)
+                .into_iter()
+                .map(|why| FieldError::invalid("metadata.labels", key.as_str(), why)),
+        );
         let value = value.as_str().unwrap_or("").to_owned();
-        errors.extend(names::label_value(&value).into_iter().map(|why| FieldError::invalid("metadata.labels", value.as_str(), why)));
+        errors.extend(
+            names::label_value(&value)
+                .into_iter()
+                .map(|why| FieldError::invalid("metadata.labels", value.as_str(), why)),
+        );
     }
     let annotations = map("annotations");
     let mut size = 0;
     for (key, value) in &annotations {
-        errors.extend(names::qualified_name(&key.to_lowercase()).into_iter().map(|why| FieldError::invalid("metadata.annotations", key.as_str(), why)));
+        errors.extend(
+            names::qualified_name(&key.to_lowercase())
+                .into_iter()
+                .map(|why| FieldError::invalid("metadata.annotations", key.as_str(), why)),
+        );
         size += key.len() + value.as_str().map_or(0, str::len);
     }
     if size > ANNOTATIONS_LIMIT {
         errors.push(FieldError::too_long("metadata.annotations", ANNOTATIONS_LIMIT));
     }
     for finalizer in finalizers(object) {
-        errors.extend(names::qualified_name(finalizer).into_iter().map(|why| FieldError::invalid("metadata.finalizers", finalizer, why)));
+        errors.extend(
+            names::qualified_name(finalizer)
+                .into_iter()
+                .map(|why| FieldError::invalid("metadata.finalizers", finalizer, why)),
+        );
     }
     errors
 }
@@ -203,7 +273,12 @@ fn validate_references(object: &Value) -> Vec<FieldError> {
     let mut controllers = Vec::new();
     for (index, reference) in references.into_iter().flatten().enumerate() {
         let path = format!("metadata.ownerReferences[{index}]");
-        for (field, detail) in [("apiVersion", "version must not be empty"), ("kind", "must not be empty"), ("name", "must not be empty"), ("uid", "must not be empty")] {
+        for (field, detail) in [
+            ("apiVersion", "version must not be empty"),
+            ("kind", "must not be empty"),
+            ("name", "must not be empty"),
+            ("uid", "must not be empty"),
+        ] {
             let value = reference.get(field).and_then(Value::as_str).unwrap_or("");
             if value.is_empty() {
                 errors.push(FieldError::invalid(format!("{path}.{field}"), value, detail));
@@ -239,13 +314,24 @@ mod tests {
     fn bad_metadata_is_named_by_path() {
         let object = json!({"metadata": {"name": "Web", "namespace": "default", "labels": {"a b": "x"},
             "ownerReferences": [{"kind": "Pod", "name": "p", "uid": "u"}]}});
-        let fields: Vec<String> = validate(&object, true, &Generic { generation: false }).into_iter().map(|e| e.field).collect();
-        assert_eq!(fields, ["metadata.name", "metadata.labels", "metadata.ownerReferences[0].apiVersion"]);
+        let fields: Vec<String> = validate(&object, true, &Generic { generation: false })
+            .into_iter()
+            .map(|e| e.field)
+            .collect();
+        assert_eq!(
+            fields,
+            [
+                "metadata.name",
+                "metadata.labels",
+                "metadata.ownerReferences[0].apiVersion"
+            ]
+        );
     }
 
     #[test]
     fn no_finalizer_joins_a_dying_object() {
-        let old = json!({"metadata": {"name": "a", "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x/a"]}});
+        let old =
+            json!({"metadata": {"name": "a", "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x/a"]}});
         let new = json!({"metadata": {"name": "a", "finalizers": ["x/a", "x/b"]}});
         assert_eq!(validate_update(&new, &old)[0].field, "metadata.finalizers");
     }
@@ -253,7 +339,8 @@ mod tests {
     #[test]
     fn generation_counts_what_is_desired_only() {
         let old = json!({"metadata": {"generation": 3}, "spec": {"a": 1}, "status": {}});
-        let mut new = json!({"metadata": {"generation": 3, "labels": {"x": "y"}}, "spec": {"a": 1}, "status": {"b": 1}});
+        let mut new =
+            json!({"metadata": {"generation": 3, "labels": {"x": "y"}}, "spec": {"a": 1}, "status": {"b": 1}});
         count_generation(&mut new, &old);
         assert_eq!(generation(&new), 3);
         new["spec"]["a"] = 2.into();

@@ -60,7 +60,11 @@ pub struct Access {
 impl Access {
     /// The namespace in the store's keys: empty for cluster-scoped kinds.
     pub fn namespace(&self) -> &str {
-        if self.kind.info.namespaced { &self.attributes.namespace } else { "" }
+        if self.kind.info.namespaced {
+            &self.attributes.namespace
+        } else {
+            ""
+        }
     }
 
     /// The store key of the object that the request names.
@@ -90,7 +94,12 @@ impl Registry {
         admission: Arc<dyn Admission>,
         reviewer: Arc<dyn Reviewer>,
     ) -> Self {
-        Self { store, authorizer, admission, reviewer }
+        Self {
+            store,
+            authorizer,
+            admission,
+            reviewer,
+        }
     }
 
     /// The store behind it.
@@ -104,11 +113,19 @@ impl Registry {
     /// 403 with the authorizer's reason; 404 for a resource that is not served, after the authorizer agreed.
     pub async fn authorize(&self, user: Arc<UserInfo>, attributes: Attributes) -> Result<Access, Error> {
         self.permit(&user, &attributes).await?;
-        let kind = find(&attributes.group, &attributes.version, &attributes.resource).ok_or_else(Error::no_such_path)?;
-        if !attributes.subresource.is_empty() && !kind.info.subresources.iter().any(|s| s.name == attributes.subresource) {
+        let kind =
+            find(&attributes.group, &attributes.version, &attributes.resource).ok_or_else(Error::no_such_path)?;
+        if !attributes.subresource.is_empty()
+            && !kind.info.subresources.iter().any(|s| s.name == attributes.subresource)
+        {
             return Err(Error::no_such_path());
         }
-        Ok(Access { user, attributes, kind, _sealed: () })
+        Ok(Access {
+            user,
+            attributes,
+            kind,
+            _sealed: (),
+        })
     }
 
     /// The authorizer, for questions besides requests.
@@ -121,7 +138,9 @@ impl Registry {
     /// # Errors
     /// What is wrong with the question.
     pub async fn review(&self, access: &Access, object: Value) -> Result<Value, Error> {
-        self.reviewer.review(&access.user, access.kind.info, access.namespace(), object).await
+        self.reviewer
+            .review(&access.user, access.kind.info, access.namespace(), object)
+            .await
     }
 
     /// Answers a `TokenRequest` for the service account that the request names.
@@ -129,7 +148,9 @@ impl Registry {
     /// # Errors
     /// 404 without the account; what is wrong with the request.
     pub async fn issue_token(&self, access: &Access, request: Value) -> Result<Value, Error> {
-        self.reviewer.token(access.namespace(), &access.attributes.name, request).await
+        self.reviewer
+            .token(access.namespace(), &access.attributes.name, request)
+            .await
     }
 
     /// Asks the authorizer about any request.
@@ -157,7 +178,10 @@ fn forbidden(user: &UserInfo, attributes: &Attributes, reason: &str) -> Error {
             "" => "at the cluster scope".to_owned(),
             namespace => format!("in the namespace {namespace:?}"),
         };
-        format!("User {name:?} cannot {} resource {resource:?} in API group {:?} {scope}", attributes.verb, attributes.group)
+        format!(
+            "User {name:?} cannot {} resource {resource:?} in API group {:?} {scope}",
+            attributes.verb, attributes.group
+        )
     } else {
         format!("User {name:?} cannot {} path {:?}", attributes.verb, attributes.path)
     };
@@ -170,9 +194,14 @@ fn forbidden(user: &UserInfo, attributes: &Attributes, reason: &str) -> Error {
 /// The store's refusals as the API's.
 pub fn store_error(error: StoreError) -> Error {
     match error {
-        StoreError::Compacted { oldest } => Error::expired(format!("The resourceVersion for the provided watch is too old. (oldest kept: {oldest})")),
+        StoreError::Compacted { oldest } => Error::expired(format!(
+            "The resourceVersion for the provided watch is too old. (oldest kept: {oldest})"
+        )),
         StoreError::FutureRevision { requested, current } => {
-            let mut error = Error::timeout(format!("Too large resource version: {requested}, current: {current}"), 1);
+            let mut error = Error::timeout(
+                format!("Too large resource version: {requested}, current: {current}"),
+                1,
+            );
             if let Some(details) = &mut error.details {
                 details.causes = Some(vec![api::meta::StatusCause {
                     reason: Some("ResourceVersionTooLarge".into()),
@@ -183,7 +212,10 @@ pub fn store_error(error: StoreError) -> Error {
             error
         }
         StoreError::WatchLagged => Error::expired("too old resource version"),
-        StoreError::TooLarge { size } => Error::too_large(format!("limit is {}, request has {size} bytes", crate::store::MAX_VALUE)),
+        StoreError::TooLarge { size } => Error::too_large(format!(
+            "limit is {}, request has {size} bytes",
+            crate::store::MAX_VALUE
+        )),
         StoreError::Unavailable(why) => Error::service_unavailable(format!("store: {why}")),
         StoreError::Full => Error::service_unavailable("store: no space left"),
         StoreError::Corrupt(why) => Error::internal(why),
@@ -252,7 +284,14 @@ impl Kind {
     /// A message in the storage version as JSON text.
     fn text(&self, message: &[u8]) -> Result<Bytes, Error> {
         let mut out = Vec::with_capacity(message.len() * 2 + 64);
-        api::codec::proto_to_json(self.message(), &self.storage_api_version(), self.storage.kind, message, &mut out).map_err(Error::internal)?;
+        api::codec::proto_to_json(
+            self.message(),
+            &self.storage_api_version(),
+            self.storage.kind,
+            message,
+            &mut out,
+        )
+        .map_err(Error::internal)?;
         Ok(out.into())
     }
 
@@ -265,7 +304,9 @@ impl Kind {
             return Ok(entry.value.clone());
         }
         let value = self.value(entry)?;
-        api::codec::value_to_proto(self.info.message, &value).map(Bytes::from).map_err(Error::internal)
+        api::codec::value_to_proto(self.info.message, &value)
+            .map(Bytes::from)
+            .map_err(Error::internal)
     }
 
     /// A stored object in the requested version.
@@ -295,12 +336,18 @@ impl Kind {
 
     /// The resource as error messages name it.
     pub fn group_resource(&self) -> api::GroupResource {
-        api::GroupResource { group: self.info.group.into(), resource: self.info.resource.into() }
+        api::GroupResource {
+            group: self.info.group.into(),
+            resource: self.info.resource.into(),
+        }
     }
 
     /// The kind as validation errors name it.
     pub fn group_kind(&self) -> api::GroupKind {
-        api::GroupKind { group: self.info.group.into(), kind: self.info.kind.into() }
+        api::GroupKind {
+            group: self.info.group.into(),
+            kind: self.info.kind.into(),
+        }
     }
 }
 
@@ -316,11 +363,18 @@ pub fn find(group: &str, version: &str, resource: &str) -> Option<&'static Kind>
     let index = INDEX.get_or_init(|| {
         let mut index: HashMap<_, Vec<_>> = HashMap::new();
         for kind in kinds() {
-            index.entry((kind.info.group, kind.info.resource)).or_default().push(kind);
+            index
+                .entry((kind.info.group, kind.info.resource))
+                .or_default()
+                .push(kind);
         }
         index
     });
-    index.get(&(group, resource))?.iter().copied().find(|k| k.info.version == version)
+    index
+        .get(&(group, resource))?
+        .iter()
+        .copied()
+        .find(|k| k.info.version == version)
 }
 
 fn register(info: &'static ResourceInfo) -> Kind {
@@ -335,6 +389,15 @@ fn register(info: &'static ResourceInfo) -> Kind {
         .iter()
         .find(|(g, r, _)| *g == storage.group && *r == storage.resource)
         .map_or(&PLAIN as &dyn Strategy, |(_, _, strategy)| *strategy);
-    let group = if storage.group.is_empty() { "core" } else { storage.group };
-    Kind { info, storage, strategy, prefix: format!("{group}/{}/", storage.resource) }
+    let group = if storage.group.is_empty() {
+        "core"
+    } else {
+        storage.group
+    };
+    Kind {
+        info,
+        storage,
+        strategy,
+        prefix: format!("{group}/{}/", storage.resource),
+    }
 }

@@ -102,18 +102,38 @@ impl DeleteOptions {
     /// Reads a `DeleteOptions` object; faults are those that upstream reports.
     pub fn from_value(value: &Value) -> Result<Self, Vec<FieldError>> {
         let mut errors = Vec::new();
-        let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).filter(|t| !t.is_empty()).map(str::to_owned);
+        let text = |pointer: &str| {
+            value
+                .pointer(pointer)
+                .and_then(Value::as_str)
+                .filter(|t| !t.is_empty())
+                .map(str::to_owned)
+        };
         let orphan = value.get("orphanDependents").and_then(Value::as_bool);
         let policy = text("/propagationPolicy");
         if orphan.is_some() && policy.is_some() {
-            errors.push(FieldError::invalid("propagationPolicy", policy.clone().unwrap_or_default(), "orphanDependents and deletionPropagation cannot be both set"));
+            errors.push(FieldError::invalid(
+                "propagationPolicy",
+                policy.clone().unwrap_or_default(),
+                "orphanDependents and deletionPropagation cannot be both set",
+            ));
         }
         let propagation = match policy.as_deref() {
-            None => orphan.map(|orphan| if orphan { Propagation::Orphan } else { Propagation::Background }),
+            None => orphan.map(|orphan| {
+                if orphan {
+                    Propagation::Orphan
+                } else {
+                    Propagation::Background
+                }
+            }),
             Some(text) => match Self::propagation(text) {
                 Some(propagation) => Some(propagation),
                 None => {
-                    errors.push(FieldError::not_supported("propagationPolicy", text, &["Foreground", "Background", "Orphan", "nil"]));
+                    errors.push(FieldError::not_supported(
+                        "propagationPolicy",
+                        text,
+                        &["Foreground", "Background", "Orphan", "nil"],
+                    ));
                     None
                 }
             },

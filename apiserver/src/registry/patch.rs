@@ -46,7 +46,10 @@ impl Patch {
             PatchType::Merge => Form::Merge(value()?),
             PatchType::Strategic => Form::Strategic(value()?),
         };
-        Ok(Self { form, text: body.to_vec() })
+        Ok(Self {
+            form,
+            text: body.to_vec(),
+        })
     }
 
     /// The patched value; it may have unknown fields and wrong types.
@@ -54,15 +57,14 @@ impl Patch {
     /// # Errors
     /// 400 or 422 when the patch does not fit.
     pub fn apply(&self, message: &'static Message, object: &Value) -> Result<Value, Error> {
-        let unfit = |error: &dyn std::fmt::Display| Error { code: 422, reason: "Invalid".into(), message: error.to_string(), details: None };
         match &self.form {
-            Form::Json => api::patch::json_patch(object, &self.text).map_err(|error| unfit(&error)),
+            Form::Json => api::patch::json_patch(object, &self.text).map_err(refused),
             Form::Merge(patch) => {
                 let mut patched = object.clone();
                 api::patch::merge_patch(&mut patched, patch);
                 Ok(patched)
             }
-            Form::Strategic(patch) => api::patch::strategic_merge(message, object, patch).map_err(|error| Error::bad_request(error.to_string())),
+            Form::Strategic(patch) => api::patch::strategic_merge(message, object, patch).map_err(refused),
         }
     }
 
@@ -70,7 +72,12 @@ impl Patch {
     ///
     /// # Errors
     /// As [`Patch::apply`]; 422 naming the patch when its result is not the kind's object.
-    pub fn apply_checked(&self, expected: Expected<'_>, object: &Value, validation: FieldValidation) -> Result<(Value, Vec<String>), Error> {
+    pub fn apply_checked(
+        &self,
+        expected: Expected<'_>,
+        object: &Value,
+        validation: FieldValidation,
+    ) -> Result<(Value, Vec<String>), Error> {
         let patched = self.apply(expected.message, object)?;
         let blame = |error: Error| {
             let fault = FieldError::invalid("patch", String::from_utf8_lossy(&self.text).into_owned(), error.message);
@@ -79,6 +86,19 @@ impl Patch {
         let warnings = decode::unknown(expected, &patched, validation, Vec::new()).map_err(blame)?;
         let normal = decode::normalize(expected, &patched).map_err(blame)?;
         Ok((normal, warnings))
+    }
+}
+
+fn refused(error: api::patch::Error) -> Error {
+    match error {
+        api::patch::Error::Malformed(why) => Error::bad_request(why),
+        api::patch::Error::TooManyOperations(_) => Error::too_large(error),
+        api::patch::Error::Inapplicable(why) => Error {
+            code: 422,
+            reason: "Invalid".into(),
+            message: why,
+            details: None,
+        },
     }
 }
 
@@ -96,17 +116,34 @@ impl Registry {
             let patched = if kind.is_storage_version() {
                 patch.apply_checked(expected, old, options.field_validation)
             } else {
-                patch.apply_checked(expected, &convert::from_storage(kind, old.clone()), options.field_validation)
+                patch.apply_checked(
+                    expected,
+                    &convert::from_storage(kind, old.clone()),
+                    options.field_validation,
+                )
             };
             let (new, warnings) = patched?;
             *unknown.lock() = warnings;
             let (is, wanted) = (meta::text(&new, "name"), &access.attributes.name);
             if is != wanted {
-                return Err(Error::bad_request(format!("the name of the object ({is}) does not match the name on the URL ({wanted})")));
+                return Err(Error::bad_request(format!(
+                    "the name of the object ({is}) does not match the name on the URL ({wanted})"
+                )));
             }
             Ok(convert::to_storage(kind, new))
         };
-        let mut written = self.change(access, &change, Rules { retry: true, unconditional: true, trusted: false }, options).await?;
+        let mut written = self
+            .change(
+                access,
+                &change,
+                Rules {
+                    retry: true,
+                    unconditional: true,
+                    trusted: false,
+                },
+                options,
+            )
+            .await?;
         written.warnings.extend(unknown.into_inner());
         Ok(written)
     }

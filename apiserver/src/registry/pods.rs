@@ -30,21 +30,39 @@ impl Target {
     /// # Errors
     /// 422 without a node as target.
     pub fn from_binding(binding: &Value) -> Result<Self, Error> {
-        let text = |pointer: &str| binding.pointer(pointer).and_then(Value::as_str).unwrap_or("").to_owned();
+        let text = |pointer: &str| {
+            binding
+                .pointer(pointer)
+                .and_then(Value::as_str)
+                .unwrap_or("")
+                .to_owned()
+        };
         let mut faults = Vec::new();
         if !matches!(text("/target/kind").as_str(), "" | "Node") {
-            faults.push(api::FieldError::not_supported("target.kind", text("/target/kind"), &["Node", "<empty>"]));
+            faults.push(api::FieldError::not_supported(
+                "target.kind",
+                text("/target/kind"),
+                &["Node", "<empty>"],
+            ));
         }
         if text("/target/name").is_empty() {
             faults.push(api::FieldError::required("target.name", ""));
         }
         if !faults.is_empty() {
-            return Err(Error::invalid(&api::GroupKind::new("", "Binding"), &text("/metadata/name"), faults));
+            return Err(Error::invalid(
+                &api::GroupKind::new("", "Binding"),
+                &text("/metadata/name"),
+                faults,
+            ));
         }
         Ok(Self {
             node: text("/target/name"),
             uid: text("/metadata/uid"),
-            annotations: binding.pointer("/metadata/annotations").and_then(Value::as_object).cloned().unwrap_or_default(),
+            annotations: binding
+                .pointer("/metadata/annotations")
+                .and_then(Value::as_object)
+                .cloned()
+                .unwrap_or_default(),
         })
     }
 }
@@ -54,16 +72,25 @@ fn bind(pod: &Value, target: &Target, name: &str, now: Timestamp) -> Result<Valu
     let conflict = |why: String| Error::conflict(&GroupResource::new("", "pods/binding"), name, why);
     if !target.uid.is_empty() && target.uid != meta::text(pod, "uid") {
         let is = meta::text(pod, "uid");
-        return Err(conflict(format!("Precondition failed: UID in precondition: {}, UID in object meta: {is}", target.uid)));
+        return Err(conflict(format!(
+            "Precondition failed: UID in precondition: {}, UID in object meta: {is}",
+            target.uid
+        )));
     }
     if meta::is_deleting(pod) {
-        return Err(conflict(format!("pod {name} is being deleted, cannot be assigned to a host")));
+        return Err(conflict(format!(
+            "pod {name} is being deleted, cannot be assigned to a host"
+        )));
     }
     match pod.pointer("/spec/nodeName").and_then(Value::as_str) {
         None | Some("") => {}
         Some(node) => return Err(conflict(format!("pod {name} is already assigned to node {node:?}"))),
     }
-    if pod.pointer("/spec/schedulingGates").and_then(Value::as_array).is_some_and(|gates| !gates.is_empty()) {
+    if pod
+        .pointer("/spec/schedulingGates")
+        .and_then(Value::as_array)
+        .is_some_and(|gates| !gates.is_empty())
+    {
         return Err(conflict(format!("pod {name} has non-empty .spec.schedulingGates")));
     }
     let mut new = pod.clone();
@@ -72,9 +99,16 @@ fn bind(pod: &Value, target: &Target, name: &str, now: Timestamp) -> Result<Valu
         meta::child(meta::of(&mut new), "annotations").extend(target.annotations.clone());
     }
     let status = meta::child(meta::map(&mut new), "status");
-    let mut conditions = status.get("conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut conditions = status
+        .get("conditions")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
     let scheduled = |c: &Value| c.get("type").and_then(Value::as_str) == Some("PodScheduled");
-    if !conditions.iter().any(|c| scheduled(c) && c.get("status").and_then(Value::as_str) == Some("True")) {
+    if !conditions
+        .iter()
+        .any(|c| scheduled(c) && c.get("status").and_then(Value::as_str) == Some("True"))
+    {
         conditions.retain(|c| !scheduled(c));
         conditions.push(json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": meta::time(now)}));
         status.insert("conditions".into(), conditions.into());
@@ -98,18 +132,25 @@ fn consult(budget: &Value, pod: &Value, now: Timestamp) -> Verdict {
     let (current, desired) = (number("/status/currentHealthy"), number("/status/desiredHealthy"));
     let name = meta::text(budget, "name");
     if !is_ready(pod) {
-        match budget.pointer("/spec/unhealthyPodEvictionPolicy").and_then(Value::as_str) {
+        match budget
+            .pointer("/spec/unhealthyPodEvictionPolicy")
+            .and_then(Value::as_str)
+        {
             Some("AlwaysAllow") => return Verdict::Free,
             _ if current >= desired && desired > 0 => return Verdict::Free,
             _ => {}
         }
     }
     if number("/status/observedGeneration") < meta::generation(budget) {
-        return Verdict::Refused(format!("The disruption budget {name} is still being processed by the server."));
+        return Verdict::Refused(format!(
+            "The disruption budget {name} is still being processed by the server."
+        ));
     }
     let allowed = number("/status/disruptionsAllowed");
     if allowed <= 0 {
-        return Verdict::Refused(format!("The disruption budget {name} needs {desired} healthy pods and has {current} currently"));
+        return Verdict::Refused(format!(
+            "The disruption budget {name} needs {desired} healthy pods and has {current} currently"
+        ));
     }
     let mut new = budget.clone();
     let status = meta::child(meta::map(&mut new), "status");
@@ -121,12 +162,19 @@ fn consult(budget: &Value, pod: &Value, now: Timestamp) -> Verdict {
 fn is_ready(pod: &Value) -> bool {
     let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
     let text = |c: &Value, field: &str| c.get(field).and_then(Value::as_str).unwrap_or("").to_owned();
-    conditions.is_some_and(|all| all.iter().any(|c| text(c, "type") == "Ready" && text(c, "status") == "True"))
+    conditions.is_some_and(|all| {
+        all.iter()
+            .any(|c| text(c, "type") == "Ready" && text(c, "status") == "True")
+    })
 }
 
 fn too_disruptive(why: String) -> Error {
     let mut error = Error::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", 0);
-    let cause = StatusCause { reason: Some("DisruptionBudget".into()), message: Some(why), field: None };
+    let cause = StatusCause {
+        reason: Some("DisruptionBudget".into()),
+        message: Some(why),
+        field: None,
+    };
     error.details.get_or_insert_default().causes = Some(vec![cause]);
     error
 }
@@ -138,8 +186,22 @@ impl Registry {
     /// 404; 409 if the pod has a node, is being deleted or is another one.
     pub async fn bind(&self, access: &Access, target: &Target, dry_run: bool) -> Result<(), Error> {
         let change = |pod: &Value| bind(pod, target, &access.attributes.name, Timestamp::now());
-        let options = WriteOptions { dry_run, ..WriteOptions::default() };
-        self.change(access, &change, Rules { retry: true, unconditional: true, trusted: true }, &options).await.map(drop)
+        let options = WriteOptions {
+            dry_run,
+            ..WriteOptions::default()
+        };
+        self.change(
+            access,
+            &change,
+            Rules {
+                retry: true,
+                unconditional: true,
+                trusted: true,
+            },
+            &options,
+        )
+        .await
+        .map(drop)
     }
 
     /// Deletes a pod if the disruption budgets that cover it allow. `access` is for `pods/eviction`.
@@ -162,7 +224,9 @@ impl Registry {
     async fn count_disruption(&self, access: &Access, pod: &Value, dry_run: bool) -> Result<(), Error> {
         let (group, version, resource) = BUDGETS;
         // The server's own look and count: the caller was authorized to evict, not to read or write budgets.
-        let Some(kind) = super::find(group, version, resource) else { return Ok(()) };
+        let Some(kind) = super::find(group, version, resource) else {
+            return Ok(());
+        };
         let attributes = Attributes {
             is_resource: true,
             group: group.into(),
@@ -172,7 +236,12 @@ impl Registry {
             namespace: access.attributes.namespace.clone(),
             ..Attributes::default()
         };
-        let mut budgets = Access { user: access.user.clone(), attributes, kind, _sealed: () };
+        let mut budgets = Access {
+            user: access.user.clone(),
+            attributes,
+            kind,
+            _sealed: (),
+        };
         let labels = meta::labels(pod);
         let mut covering = Vec::new();
         for entry in self.list(&budgets, &ListOptions::default()).await?.entries {
@@ -185,8 +254,14 @@ impl Registry {
             [] => return Ok(()),
             [one] => budgets.attributes.name = one.clone(),
             _ => {
-                let why = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
-                return Err(Error { code: 500, reason: "InternalError".into(), message: why.into(), details: None });
+                let why =
+                    "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+                return Err(Error {
+                    code: 500,
+                    reason: "InternalError".into(),
+                    message: why.into(),
+                    details: None,
+                });
             }
         }
         let change = |budget: &Value| match consult(budget, pod, Timestamp::now()) {
@@ -194,8 +269,22 @@ impl Registry {
             Verdict::Counted(new) => Ok(new),
             Verdict::Refused(why) => Err(too_disruptive(why)),
         };
-        let options = WriteOptions { dry_run, ..WriteOptions::default() };
-        self.change(&budgets, &change, Rules { retry: true, unconditional: true, trusted: true }, &options).await.map(drop)
+        let options = WriteOptions {
+            dry_run,
+            ..WriteOptions::default()
+        };
+        self.change(
+            &budgets,
+            &change,
+            Rules {
+                retry: true,
+                unconditional: true,
+                trusted: true,
+            },
+            &options,
+        )
+        .await
+        .map(drop)
     }
 }
 
@@ -219,13 +308,23 @@ mod tests {
     #[test]
     fn a_pod_is_bound_once() {
         let pod = json!({"metadata": {"name": "p", "uid": "1"}, "spec": {}});
-        let target = Target { node: "n1".into(), uid: "1".into(), ..Target::default() };
+        let target = Target {
+            node: "n1".into(),
+            uid: "1".into(),
+            ..Target::default()
+        };
         let bound = bind(&pod, &target, "p", now()).unwrap();
         assert_eq!(bound["spec"]["nodeName"], "n1");
         assert_eq!(bound["status"]["conditions"][0]["type"], "PodScheduled");
         let error = bind(&bound, &target, "p", now()).unwrap_err();
-        assert_eq!(error.message, "Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \"n1\"");
-        let other = Target { uid: "2".into(), ..target };
+        assert_eq!(
+            error.message,
+            "Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \"n1\""
+        );
+        let other = Target {
+            uid: "2".into(),
+            ..target
+        };
         assert!(bind(&pod, &other, "p", now()).unwrap_err().is_conflict());
     }
 
@@ -235,7 +334,9 @@ mod tests {
         let sick = json!({"metadata": {"name": "p"}, "status": {}});
         let budget = json!({"metadata": {"name": "b", "generation": 1}, "spec": {},
             "status": {"observedGeneration": 1, "disruptionsAllowed": 1, "currentHealthy": 2, "desiredHealthy": 1}});
-        let Verdict::Counted(after) = consult(&budget, &ready, now()) else { panic!("not counted") };
+        let Verdict::Counted(after) = consult(&budget, &ready, now()) else {
+            panic!("not counted")
+        };
         assert_eq!(after["status"]["disruptionsAllowed"], 0);
         assert_eq!(after["status"]["disruptedPods"]["p"], "2026-01-01T00:00:00Z");
         assert!(matches!(consult(&after, &ready, now()), Verdict::Refused(_)));

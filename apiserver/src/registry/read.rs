@@ -46,7 +46,11 @@ impl Registry {
             Some(0) => ReadAt::Any,
             Some(revision) => ReadAt::AtLeast(revision),
         };
-        self.store.get(&access.key(), at).await.map_err(store_error)?.ok_or_else(|| access.not_found())
+        self.store
+            .get(&access.key(), at)
+            .await
+            .map_err(store_error)?
+            .ok_or_else(|| access.not_found())
     }
 
     /// A collection, or a page of it.
@@ -56,12 +60,17 @@ impl Registry {
     pub async fn list(&self, access: &Access, options: &ListOptions) -> Result<Page, Error> {
         let filter = Filter::parse(access.kind, &options.label_selector, &options.field_selector)?;
         check_match(options)?;
-        let prefix = access.prefix();
+        let prefix = filter.prefix(access);
         let (at, start) = self.start(options)?;
         let start = start.map(|start| format!("{}{start}", access.kind.prefix));
         let unfiltered = filter.is_empty();
         let wanted = options.limit;
-        let mut page = Page { entries: Vec::new(), revision: 0, continue_: String::new(), remaining: None };
+        let mut page = Page {
+            entries: Vec::new(),
+            revision: 0,
+            continue_: String::new(),
+            remaining: None,
+        };
         let mut query_at = at;
         let mut after = start;
         loop {
@@ -70,8 +79,17 @@ impl Registry {
                 (n, true) => n,
                 (n, false) => n.max(CHUNK),
             };
-            let query = ListQuery { prefix: &prefix, start_after: after.as_deref(), limit, at: query_at };
-            let answer = self.store.list(query).await.map_err(|error| list_error(error, !options.continue_.is_empty()))?;
+            let query = ListQuery {
+                prefix: &prefix,
+                start_after: after.as_deref(),
+                limit,
+                at: query_at,
+            };
+            let answer = self
+                .store
+                .list(query)
+                .await
+                .map_err(|error| list_error(error, !options.continue_.is_empty()))?;
             page.revision = answer.revision;
             // Later chunks must be of the same snapshot.
             query_at = ReadAt::Exact(answer.revision);
@@ -92,7 +110,10 @@ impl Registry {
                 return Ok(page);
             }
             if wanted > 0 && page.entries.len() == wanted {
-                let start = after.as_deref().and_then(|key| key.strip_prefix(access.kind.prefix.as_str())).unwrap_or_default();
+                let start = after
+                    .as_deref()
+                    .and_then(|key| key.strip_prefix(access.kind.prefix.as_str()))
+                    .unwrap_or_default();
                 page.continue_ = encode_continue(answer.revision, start);
                 page.remaining = unfiltered.then_some(answer.remaining);
                 return Ok(page);
@@ -105,10 +126,15 @@ impl Registry {
         let revision = parse_revision(&options.resource_version)?;
         if !options.continue_.is_empty() {
             if revision.is_some_and(|r| r != 0) {
-                return Err(Error::bad_request("specifying resource version is not allowed when using continue"));
+                return Err(Error::bad_request(
+                    "specifying resource version is not allowed when using continue",
+                ));
             }
             let token = decode_continue(&options.continue_)?;
-            return Ok((u64::try_from(token.rv).map_or(ReadAt::Latest, ReadAt::Exact), Some(token.start)));
+            return Ok((
+                u64::try_from(token.rv).map_or(ReadAt::Latest, ReadAt::Exact),
+                Some(token.start),
+            ));
         }
         let at = match (revision, options.resource_version_match.as_str()) {
             (None, _) => ReadAt::Latest,
@@ -130,22 +156,36 @@ pub fn parse_revision(text: &str) -> Result<Option<Revision>, Error> {
     if text.is_empty() {
         return Ok(None);
     }
-    text.parse().map(Some).map_err(|_| Error::bad_request(format!("invalid resource version {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax")))
+    text.parse().map(Some).map_err(|_| {
+        Error::bad_request(format!(
+            "invalid resource version {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+        ))
+    })
 }
 
 fn check_match(options: &ListOptions) -> Result<(), Error> {
     const FIELD: &str = "resourceVersionMatch";
     let fault = match options.resource_version_match.as_str() {
         "" => return Ok(()),
-        _ if options.resource_version.is_empty() => FieldError::forbidden(FIELD, "resourceVersionMatch is forbidden unless resourceVersion is provided"),
-        _ if !options.continue_.is_empty() => FieldError::forbidden(FIELD, "resourceVersionMatch is forbidden when continue is provided"),
-        "Exact" if options.resource_version == "0" => {
-            FieldError::forbidden(FIELD, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"")
+        _ if options.resource_version.is_empty() => FieldError::forbidden(
+            FIELD,
+            "resourceVersionMatch is forbidden unless resourceVersion is provided",
+        ),
+        _ if !options.continue_.is_empty() => {
+            FieldError::forbidden(FIELD, "resourceVersionMatch is forbidden when continue is provided")
         }
+        "Exact" if options.resource_version == "0" => FieldError::forbidden(
+            FIELD,
+            "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+        ),
         "Exact" | "NotOlderThan" => return Ok(()),
         other => FieldError::not_supported(FIELD, other, &["Exact", "NotOlderThan", ""]),
     };
-    Err(Error::invalid(&GroupKind::new("meta.k8s.io", "ListOptions"), "", vec![fault]))
+    Err(Error::invalid(
+        &GroupKind::new("meta.k8s.io", "ListOptions"),
+        "",
+        vec![fault],
+    ))
 }
 
 fn list_error(error: StoreError, continued: bool) -> Error {
@@ -159,18 +199,28 @@ fn list_error(error: StoreError, continued: bool) -> Error {
 }
 
 fn encode_continue(revision: Revision, start: &str) -> String {
-    let token = Continue { v: "meta.k8s.io/v1".into(), rv: revision as i64, start: start.to_owned() };
+    let token = Continue {
+        v: "meta.k8s.io/v1".into(),
+        rv: revision as i64,
+        start: start.to_owned(),
+    };
     URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
 }
 
 fn decode_continue(token: &str) -> Result<Continue, Error> {
     let bad = |why: &str| Error::bad_request(format!("continue key is not valid: {why}"));
-    let bytes = URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).map_err(|error| bad(&error.to_string()))?;
+    let bytes = URL_SAFE_NO_PAD
+        .decode(token.trim_end_matches('='))
+        .map_err(|error| bad(&error.to_string()))?;
     let token: Continue = serde_json::from_slice(&bytes).map_err(|_| bad("cannot be decoded"))?;
     match token.v.as_str() {
-        "meta.k8s.io/v1" if token.rv == 0 || token.start.is_empty() => Err(bad("incorrect encoded start resourceVersion (version meta.k8s.io/v1)")),
+        "meta.k8s.io/v1" if token.rv == 0 || token.start.is_empty() => {
+            Err(bad("incorrect encoded start resourceVersion (version meta.k8s.io/v1)"))
+        }
         "meta.k8s.io/v1" => Ok(token),
-        other => Err(bad(&format!("server does not recognize this encoded version {other:?}"))),
+        other => Err(bad(&format!(
+            "server does not recognize this encoded version {other:?}"
+        ))),
     }
 }
 

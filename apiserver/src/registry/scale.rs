@@ -15,8 +15,13 @@ use crate::store::Entry;
 /// # Errors
 /// When the schema table has no Scale, which its own tests exclude.
 pub fn expected() -> Result<Expected<'static>, Error> {
-    let message = api::schema::for_kind("autoscaling", "v1", "Scale").ok_or_else(|| Error::internal("no schema for autoscaling/v1 Scale"))?;
-    Ok(Expected { api_version: "autoscaling/v1", kind: "Scale", message })
+    let message = api::schema::for_kind("autoscaling", "v1", "Scale")
+        .ok_or_else(|| Error::internal("no schema for autoscaling/v1 Scale"))?;
+    Ok(Expected {
+        api_version: "autoscaling/v1",
+        kind: "Scale",
+        message,
+    })
 }
 
 /// The view on an object in its storage version.
@@ -46,8 +51,13 @@ pub fn view(kind: &Kind, object: &Value) -> Value {
 
 /// A label selector object, or a plain map of labels, as text.
 fn selector_text(selector: &Value) -> String {
-    let is_selector = selector.get("matchLabels").is_some_and(Value::is_object) || selector.get("matchExpressions").is_some_and(Value::is_array);
-    let typed = if is_selector { selector.clone() } else { json!({"matchLabels": selector}) };
+    let is_selector = selector.get("matchLabels").is_some_and(Value::is_object)
+        || selector.get("matchExpressions").is_some_and(Value::is_array);
+    let typed = if is_selector {
+        selector.clone()
+    } else {
+        json!({"matchLabels": selector})
+    };
     serde_json::from_value::<api::meta::LabelSelector>(typed)
         .ok()
         .and_then(|typed| api::labels::Selector::from_label_selector(&typed).ok())
@@ -79,12 +89,19 @@ impl Registry {
             let wanted = change(view(kind, old))?;
             if meta::text(&wanted, "name") != access.attributes.name {
                 let name = meta::text(&wanted, "name");
-                return Err(Error::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", access.attributes.name)));
+                return Err(Error::bad_request(format!(
+                    "the name of the object ({name}) does not match the name on the URL ({})",
+                    access.attributes.name
+                )));
             }
             let replicas = wanted.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
             if replicas < 0 {
                 let fault = FieldError::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
-                return Err(Error::invalid(&GroupKind::new("autoscaling", "Scale"), &access.attributes.name, vec![fault]));
+                return Err(Error::invalid(
+                    &GroupKind::new("autoscaling", "Scale"),
+                    &access.attributes.name,
+                    vec![fault],
+                ));
             }
             let mut new = old.clone();
             set(&mut new, kind.strategy.scale().spec_replicas, replicas.into());
@@ -94,7 +111,18 @@ impl Registry {
             }
             Ok(new)
         };
-        let written = self.change(access, &apply, Rules { retry: true, unconditional: true, trusted: false }, options).await?;
+        let written = self
+            .change(
+                access,
+                &apply,
+                Rules {
+                    retry: true,
+                    unconditional: true,
+                    trusted: false,
+                },
+                options,
+            )
+            .await?;
         Ok((scale_of(kind, &written.entry)?, written))
     }
 }

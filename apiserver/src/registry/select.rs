@@ -3,8 +3,8 @@
 use api::resources::ResourceInfo;
 use api::{Error, fields, labels};
 
-use super::Kind;
 use super::wire::{self, Path};
+use super::{Access, Kind};
 
 /// Which objects a list, watch or collection deletion is about.
 pub struct Filter {
@@ -38,13 +38,22 @@ impl Filter {
         let labels = labels::Selector::parse(label_selector)
             .map_err(|error| Error::bad_request(format!("unable to parse requirement: {error}")))?;
         let parsed = fields::Selector::parse(field_selector).map_err(|error| Error::bad_request(error.to_string()))?;
-        let mut filter = Self { labels, fields: Vec::new(), kind, name: None };
+        let mut filter = Self {
+            labels,
+            fields: Vec::new(),
+            kind,
+            name: None,
+        };
         for requirement in parsed.requirements() {
             let source = filter.source(&requirement.field)?;
             if let (Source::Name, true) = (&source, requirement.equal) {
                 filter.name = Some(requirement.value.clone());
             }
-            filter.fields.push(Requirement { source, value: requirement.value.clone(), equal: requirement.equal });
+            filter.fields.push(Requirement {
+                source,
+                value: requirement.value.clone(),
+                equal: requirement.equal,
+            });
         }
         Ok(filter)
     }
@@ -66,9 +75,14 @@ impl Filter {
         self.labels.is_empty() && self.fields.is_empty()
     }
 
-    /// The one name that can pass, if the selector names one.
-    pub fn name(&self) -> Option<&str> {
-        self.name.as_deref()
+    /// Start of the keys of everything that can pass: of one object where a name is selected and its namespace is known.
+    pub fn prefix(&self, access: &Access) -> String {
+        match &self.name {
+            Some(name) if !self.kind.info.namespaced || !access.namespace().is_empty() => {
+                self.kind.key(access.namespace(), name)
+            }
+            _ => access.prefix(),
+        }
     }
 
     /// Whether a stored object passes.

@@ -73,7 +73,11 @@ pub trait Strategy: Send + Sync + 'static {
     /// Faults of a change, immutable fields above all. The default validates the new object as if it were created, unless only the status
     /// is written.
     fn validate_update(&self, cx: &WriteContext<'_>, new: &Value, _old: &Value) -> Vec<FieldError> {
-        if cx.subresource == "status" { Vec::new() } else { self.validate(cx, new) }
+        if cx.subresource == "status" {
+            Vec::new()
+        } else {
+            self.validate(cx, new)
+        }
     }
 
     /// Deprecations and doubtful settings worth a `Warning` header.
@@ -177,7 +181,11 @@ pub struct Scale {
 
 impl Default for Scale {
     fn default() -> Self {
-        Self { spec_replicas: "/spec/replicas", status_replicas: "/status/replicas", selector: "/spec/selector" }
+        Self {
+            spec_replicas: "/spec/replicas",
+            status_replicas: "/status/replicas",
+            selector: "/spec/selector",
+        }
     }
 }
 
@@ -219,7 +227,9 @@ pub fn restore(new: &mut Value, old: &Value, field: &str) {
 
 /// Takes everything but metadata and status from `old`.
 pub fn keep_all_but_status(new: &mut Value, old: &Value) {
-    let (Some(map), Some(old)) = (new.as_object_mut(), old.as_object()) else { return };
+    let (Some(map), Some(old)) = (new.as_object_mut(), old.as_object()) else {
+        return;
+    };
     let mut kept = Map::new();
     for field in ["metadata", "status"] {
         if let Some(value) = map.remove(field) {

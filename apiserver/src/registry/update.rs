@@ -39,7 +39,11 @@ impl Registry {
         let object = convert::to_storage(kind, object);
         check_identity(access, &object)?;
         let creates = access.attributes.subresource.is_empty() && kind.strategy.create_on_update();
-        let rules = Rules { retry: meta::text(&object, "resourceVersion").is_empty(), unconditional: kind.strategy.unconditional_update(), trusted: false };
+        let rules = Rules {
+            retry: meta::text(&object, "resourceVersion").is_empty(),
+            unconditional: kind.strategy.unconditional_update(),
+            trusted: false,
+        };
         let outcome = self.change(access, &|_| Ok(object.clone()), rules, options).await;
         match outcome {
             Err(error) if error.is_not_found() && creates && meta::text(&object, "uid").is_empty() => {
@@ -49,14 +53,21 @@ impl Registry {
                 let mut creation = access.attributes.clone();
                 creation.verb = "create".into();
                 let creator = self.authorize(access.user.clone(), creation).await?;
-                self.create(&creator, convert::from_storage(kind, object.clone()), options).await
+                self.create(&creator, convert::from_storage(kind, object.clone()), options)
+                    .await
             }
             outcome => outcome,
         }
     }
 
     /// Reads, changes, checks and writes, until nobody was faster.
-    pub(super) async fn change(&self, access: &Access, change: &Change<'_>, rules: Rules, options: &WriteOptions) -> Result<Written, Error> {
+    pub(super) async fn change(
+        &self,
+        access: &Access,
+        change: &Change<'_>,
+        rules: Rules,
+        options: &WriteOptions,
+    ) -> Result<Written, Error> {
         let key = access.key();
         // What this replica has is good enough to begin with: the write is conditional on it, and every refusal is checked against the
         // latest state.
@@ -67,7 +78,9 @@ impl Registry {
                 current = self.store.get(&key, ReadAt::Latest).await.map_err(store_error)?;
                 latest = true;
             }
-            let Some(entry) = current else { return Err(access.not_found()) };
+            let Some(entry) = current else {
+                return Err(access.not_found());
+            };
             match self.change_once(access, &entry, change, &rules, options).await? {
                 Step::Done(written) => return Ok(*written),
                 Step::Refused(error) if latest => return Err(error),
@@ -89,7 +102,14 @@ impl Registry {
         Err(stale(access))
     }
 
-    async fn change_once(&self, access: &Access, current: &Arc<Entry>, change: &Change<'_>, rules: &Rules, options: &WriteOptions) -> Result<Step, Error> {
+    async fn change_once(
+        &self,
+        access: &Access,
+        current: &Arc<Entry>,
+        change: &Change<'_>,
+        rules: &Rules,
+        options: &WriteOptions,
+    ) -> Result<Step, Error> {
         let kind = access.kind;
         let now = Timestamp::now();
         let old = kind.stored_value(current)?;
@@ -107,7 +127,14 @@ impl Registry {
             subresource: &access.attributes.subresource,
             dry_run: options.dry_run,
         };
-        let request = AdmissionRequest::new(&access.user, &access.attributes, kind.storage, Operation::Update, Some(&old), options.dry_run);
+        let request = AdmissionRequest::new(
+            &access.user,
+            &access.attributes,
+            kind.storage,
+            Operation::Update,
+            Some(&old),
+            options.dry_run,
+        );
         meta::carry_over(&mut new, &old);
         if !rules.trusted {
             kind.strategy.default(&mut new);
@@ -118,7 +145,11 @@ impl Registry {
             let mut faults = meta::validate_update(&new, &old);
             faults.extend(kind.strategy.validate_update(&cx, &new, &old));
             if !faults.is_empty() {
-                return Ok(Step::Refused(Error::invalid(&kind.group_kind(), &access.attributes.name, faults)));
+                return Ok(Step::Refused(Error::invalid(
+                    &kind.group_kind(),
+                    &access.attributes.name,
+                    faults,
+                )));
             }
         }
         if kind.strategy.generation() {
@@ -141,13 +172,27 @@ impl Registry {
         if options.dry_run {
             return Ok(Step::done(imagined(key, stamped.into(), Some(current)), warnings));
         }
-        let expect = Condition { key: key.clone(), expect: Expect::Revision(current.revision) };
-        let put = Op::Put { key, value, expires_at: kind.expiry(now) };
+        let expect = Condition {
+            key: key.clone(),
+            expect: Expect::Revision(current.revision),
+        };
+        let put = Op::Put {
+            key,
+            value,
+            expires_at: kind.expiry(now),
+        };
         self.commit(expect, put, conditions, ops, warnings).await
     }
 
     /// Commits a change with what its hook added.
-    pub(super) async fn commit(&self, expect: Condition, op: Op, conditions: Vec<Condition>, ops: Vec<Op>, warnings: Vec<String>) -> Result<Step, Error> {
+    pub(super) async fn commit(
+        &self,
+        expect: Condition,
+        op: Op,
+        conditions: Vec<Condition>,
+        ops: Vec<Op>,
+        warnings: Vec<String>,
+    ) -> Result<Step, Error> {
         let txn = crate::store::Txn {
             conditions: [expect].into_iter().chain(conditions).collect(),
             ops: [op].into_iter().chain(ops).collect(),
@@ -174,7 +219,11 @@ pub(super) enum Step {
 
 impl Step {
     fn done(entry: Arc<Entry>, warnings: Vec<String>) -> Self {
-        Self::Done(Box::new(Written { entry, created: false, warnings }))
+        Self::Done(Box::new(Written {
+            entry,
+            created: false,
+            warnings,
+        }))
     }
 }
 
@@ -190,7 +239,9 @@ fn check_identity(access: &Access, object: &Value) -> Result<(), Error> {
         return Err(Error::bad_request("name must be provided"));
     }
     if name != wanted {
-        return Err(Error::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({wanted})")));
+        return Err(Error::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({wanted})"
+        )));
     }
     check_namespace(access.namespace(), meta::text(object, "namespace"))
 }
@@ -199,7 +250,10 @@ fn check_preconditions(access: &Access, new: &Value, old: &Value, rules: &Rules)
     let (name, resource) = (&access.attributes.name, access.kind.group_resource());
     let (uid, is) = (meta::text(new, "uid"), meta::text(old, "uid"));
     if !uid.is_empty() && uid != is {
-        let why = format!("StorageError: invalid object, Code: 4, Key: /registry/{}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {is}", access.key());
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: /registry/{}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {is}",
+            access.key()
+        );
         return Err(Error::conflict(&resource, name, why));
     }
     match meta::text(new, "resourceVersion") {

@@ -66,7 +66,10 @@ impl Event {
         match self {
             Self::Shared(event) => Some(match &event.change {
                 Change::Put { entry, previous: None } => (EventType::Added, entry, None),
-                Change::Put { entry, previous: Some(_) } => (EventType::Modified, entry, None),
+                Change::Put {
+                    entry,
+                    previous: Some(_),
+                } => (EventType::Modified, entry, None),
                 Change::Delete { previous } => (EventType::Deleted, previous, Some(event.revision)),
             }),
             Self::Own { kind, entry, revision } => Some((*kind, entry, *revision)),
@@ -81,7 +84,13 @@ pub fn shown(entry: &Arc<Entry>, revision: Option<Revision>) -> Arc<Entry> {
         None => entry.clone(),
         Some(revision) => {
             let value = Bytes::from(api::codec::set_resource_version(&entry.value, revision));
-            Arc::new(Entry::new(entry.key.clone(), entry.create_revision, revision, value, None))
+            Arc::new(Entry::new(
+                entry.key.clone(),
+                entry.create_revision,
+                revision,
+                value,
+                None,
+            ))
         }
     }
 }
@@ -120,7 +129,10 @@ impl Watch {
     /// A bookmark for now, if the caller wants any.
     pub fn bookmark(&mut self) -> Option<Event> {
         let revision = self.watcher.progress();
-        (self.bookmarks && revision > 0).then_some(Event::Bookmark { revision, initial: false })
+        (self.bookmarks && revision > 0).then_some(Event::Bookmark {
+            revision,
+            initial: false,
+        })
     }
 
     /// The event as this watcher sees it.
@@ -134,14 +146,20 @@ impl Watch {
             (true, true) => Some(Event::Shared(event)),
             (false, true) => match &event.change {
                 Change::Put { previous: None, .. } => Some(Event::Shared(event)),
-                Change::Put { entry, .. } => Some(Event::Own { kind: EventType::Added, entry: entry.clone(), revision: None }),
+                Change::Put { entry, .. } => Some(Event::Own {
+                    kind: EventType::Added,
+                    entry: entry.clone(),
+                    revision: None,
+                }),
                 Change::Delete { .. } => None,
             },
             (true, false) => match &event.change {
                 Change::Delete { .. } => Some(Event::Shared(event)),
-                Change::Put { previous, .. } => previous
-                    .clone()
-                    .map(|entry| Event::Own { kind: EventType::Deleted, entry, revision: Some(event.revision) }),
+                Change::Put { previous, .. } => previous.clone().map(|entry| Event::Own {
+                    kind: EventType::Deleted,
+                    entry,
+                    revision: Some(event.revision),
+                }),
             },
         }
     }
@@ -156,7 +174,11 @@ impl Registry {
         let mut fields = options.field_selector.clone();
         if !access.attributes.name.is_empty() {
             let name = format!("metadata.name={}", access.attributes.name);
-            fields = if fields.is_empty() { name } else { format!("{fields},{name}") };
+            fields = if fields.is_empty() {
+                name
+            } else {
+                format!("{fields},{name}")
+            };
         }
         let filter = Filter::parse(access.kind, &options.label_selector, &fields)?;
         check(options)?;
@@ -174,22 +196,40 @@ impl Registry {
                     ..ListOptions::default()
                 };
                 let page = self.list(access, &list).await?;
-                let added = page.entries.into_iter().map(|entry| Event::Own { kind: EventType::Added, entry, revision: None });
+                let added = page.entries.into_iter().map(|entry| Event::Own {
+                    kind: EventType::Added,
+                    entry,
+                    revision: None,
+                });
                 events.extend(added);
                 if options.send_initial_events == Some(true) && options.allow_bookmarks {
-                    events.push_back(Event::Bookmark { revision: page.revision, initial: true });
+                    events.push_back(Event::Bookmark {
+                        revision: page.revision,
+                        initial: true,
+                    });
                 }
                 page.revision
             }
         };
-        let watcher = self.store.watch(&access.prefix(), revision).map_err(watch_error)?;
-        Ok(Watch { kind: access.kind, initial: events, watcher, filter, bookmarks: options.allow_bookmarks })
+        let watcher = self
+            .store
+            .watch(&filter.prefix(access), revision)
+            .map_err(watch_error)?;
+        Ok(Watch {
+            kind: access.kind,
+            initial: events,
+            watcher,
+            filter,
+            bookmarks: options.allow_bookmarks,
+        })
     }
 }
 
 fn watch_error(error: StoreError) -> Error {
     match error {
-        StoreError::Compacted { oldest } => Error::expired(format!("too old resource version: the oldest one kept is {oldest}")),
+        StoreError::Compacted { oldest } => {
+            Error::expired(format!("too old resource version: the oldest one kept is {oldest}"))
+        }
         other => store_error(other),
     }
 }
@@ -199,9 +239,19 @@ fn check(options: &WatchOptions) -> Result<(), Error> {
     let matched = options.resource_version_match.as_str();
     let fault = match (options.send_initial_events, matched) {
         (None, "") => return Ok(()),
-        (None, _) => FieldError::forbidden(FIELD, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"),
+        (None, _) => FieldError::forbidden(
+            FIELD,
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        ),
         (Some(_), "NotOlderThan") => return Ok(()),
-        (Some(_), _) => FieldError::forbidden(FIELD, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"),
+        (Some(_), _) => FieldError::forbidden(
+            FIELD,
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        ),
     };
-    Err(Error::invalid(&GroupKind::new("meta.k8s.io", "ListOptions"), "", vec![fault]))
+    Err(Error::invalid(
+        &GroupKind::new("meta.k8s.io", "ListOptions"),
+        "",
+        vec![fault],
+    ))
 }

@@ -85,7 +85,9 @@ pub fn bytes(message: &[u8], tag: u32) -> Option<&[u8]> {
 
 /// The text of a field, empty if it is not there.
 pub fn text(message: &[u8], tag: u32) -> &str {
-    bytes(message, tag).and_then(|b| std::str::from_utf8(b).ok()).unwrap_or("")
+    bytes(message, tag)
+        .and_then(|b| std::str::from_utf8(b).ok())
+        .unwrap_or("")
 }
 
 /// `metadata` of any root kind.
@@ -144,7 +146,13 @@ impl Path {
 
     /// The value as a field selector compares it; absent fields are the zero value.
     pub fn read(&self, object: &[u8]) -> String {
-        let zero = || if self.boolean { "false".to_owned() } else { String::new() };
+        let zero = || {
+            if self.boolean {
+                "false".to_owned()
+            } else {
+                String::new()
+            }
+        };
         let (mut current, last) = match self.tags.split_last() {
             Some((last, parents)) => (parents.iter().try_fold(object, |m, tag| bytes(m, *tag)), *last),
             None => return zero(),
