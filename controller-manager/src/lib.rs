@@ -7,6 +7,7 @@ pub mod controllers;
 mod disrupt;
 mod intstr;
 pub mod ownership;
+mod pod_control;
 pub mod pods;
 mod semantic;
 pub mod setup;

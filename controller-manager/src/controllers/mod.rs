@@ -2,6 +2,7 @@
 //!
 //! A controller's `plan` decides without a clock, a cache or a client; its `reconcile` reads caches, calls `plan` and applies what it said.
 
+pub mod cluster_role_aggregation;
 pub mod deployment;
 pub mod disruption;
 pub mod endpoints;
@@ -35,7 +36,7 @@ pub const NAMES: [&str; TABLE.len()] = {
 };
 
 /// What starts each of them.
-const TABLE: [(&str, fn(&mut Setup)); 14] = [
+const TABLE: [(&str, fn(&mut Setup)); 15] = [
     ("namespace-controller", namespace::start),
     ("serviceaccount-controller", service_account::start),
     ("root-ca-certificate-publisher-controller", root_ca::start),
@@ -56,6 +57,7 @@ const TABLE: [(&str, fn(&mut Setup)); 14] = [
     ("garbage-collector-controller", garbage_collector::start),
     ("pod-garbage-collector-controller", pod_gc::start),
     ("disruption-controller", disruption::start),
+    ("clusterrole-aggregation-controller", cluster_role_aggregation::start),
 ];
 
 /// Adds the controllers with these names.

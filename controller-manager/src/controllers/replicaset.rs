@@ -10,14 +10,14 @@ use api::core::v1::{
 use api::labels::Selector;
 use api::meta::Time;
 use api::{Object, ObjectKey};
-use client::{Cache, Client, DeleteParams, Event, EventRecorder, EventType};
-use controller::{Action, Error, Queue, Writes, slow_start};
-use futures_util::future::join_all;
+use client::{Cache, Client};
+use controller::{Action, Error};
 use jiff::Timestamp;
 
 use super::replicas::{Change, Failure, Status, View, plan};
-use crate::setup::{Caches, Informers, Late, NAMESPACE, OWNER, Setup, Shared, enqueue};
-use crate::{ownership, pods, semantic};
+use crate::pod_control::{PodControl, settled, wake_owners};
+use crate::setup::{Caches, Informers, OWNER, Setup, Shared, enqueue};
+use crate::{pods, semantic};
 
 /// A kind that keeps a number of pods.
 pub trait Replicated: Object {
@@ -160,20 +160,20 @@ replicated!(
 pub fn start<K: Replicated>(setup: &mut Setup, workers: usize) {
     let queue = setup.queue(K::QUEUE);
     K::shared(&mut setup.informers).on_event(enqueue(&queue));
-    let owners = K::shared(&mut setup.informers).late();
-    let waking = queue.clone();
+    let (waking, owners) = (queue.clone(), K::shared(&mut setup.informers).late());
     setup
         .informers
         .pods
-        .on_event(move |event| wake_owners(event, &owners, &waking));
+        .on_event(move |event| wake_owners(event, &owners, K::selector, |key| waking.add(key)));
     let (client, events) = (setup.client.clone(), setup.events(K::COMPONENT));
     setup.run(K::QUEUE, queue, workers, move |caches| {
+        let control = PodControl::new(client.clone(), events, caches.pods.clone());
+        let objects = K::cache(&caches);
         let replicas = Arc::new(Replicas::<K> {
             client,
-            events,
-            objects: K::cache(&caches),
+            control,
+            objects,
             pods: caches.pods,
-            writes: Writes::new(),
         });
         move |key| {
             let replicas = replicas.clone();
@@ -182,67 +182,31 @@ pub fn start<K: Replicated>(setup: &mut Setup, workers: usize) {
     });
 }
 
-/// A change of a pod concerns its controller before and after, and for an orphan everyone who may adopt it.
-fn wake_owners<K: Replicated>(event: &Event<Pod>, owners: &Late<K>, queue: &Queue<ObjectKey>) {
-    let pod = event.object();
-    let references = [Some(pod), event.previous()]
-        .into_iter()
-        .flatten()
-        .filter_map(|pod| pod.controller());
-    for reference in references.filter(|reference| reference.kind == K::KIND && reference.api_version == K::API_VERSION)
-    {
-        queue.add(ObjectKey::new(pod.namespace(), &*reference.name));
-    }
-    if pod.controller().is_none() && !pod.is_deleting() && !matches!(event, Event::Deleted(_)) {
-        let candidates = owners.by_index(NAMESPACE, pod.namespace());
-        for owner in candidates
-            .iter()
-            .filter(|owner| owner.selector().is_some_and(|selector| selector.matches(pod.labels())))
-        {
-            queue.add(owner.key());
-        }
-    }
-}
-
 struct Replicas<K> {
     client: Client,
-    events: EventRecorder,
+    control: PodControl,
     objects: Cache<K>,
     pods: Cache<Pod>,
-    writes: Writes<ObjectKey>,
 }
 
 impl<K: Replicated> Replicas<K> {
     async fn reconcile(&self, key: ObjectKey) -> Result<Action, Error> {
         let Some(object) = self.objects.get(&key) else {
-            self.writes.forget(&key);
+            self.control.forget(&key);
             return Ok(Action::Done);
         };
         let Some(selector) = object.selector() else {
             return Ok(Action::Done);
         };
-        // Read before the pods: what they show is at least this.
-        let revision = self.pods.revision();
-        let mut candidates = self.pods.by_index(OWNER, object.uid());
-        candidates.extend(self.pods.by_index(OWNER, &ownership::orphans(&key.namespace)));
-        let mut claims = ownership::claim(&*object, &selector, candidates);
-        let active = claims
-            .owned
-            .iter()
-            .filter(|pod| pods::is_active(pod))
-            .map(|pod| pod.uid());
-        if !self.writes.visible(&key, revision, active) {
-            // The event that shows our write wakes the key.
+        let Some(owned) = self.control.owned(&*object, &selector).await? else {
             return Ok(Action::Done);
-        }
-        self.settle_claims(&object, &mut claims).await?;
-        let mut related: Vec<Arc<Pod>> = self
-            .siblings(&object)
+        };
+        let siblings = self.siblings(&object);
+        let related: Vec<_> = siblings
             .iter()
             .flat_map(|set| self.pods.by_index(OWNER, set.uid()))
             .collect();
-        related.retain(|pod| pods::is_active(pod));
-        let changes = plan(&object.view(), &claims.owned, &related, Timestamp::now());
+        let changes = plan(&object.view(), &owned, &related, Timestamp::now());
         self.apply(&object, changes).await
     }
 
@@ -254,33 +218,20 @@ impl<K: Replicated> Replicas<K> {
         }
     }
 
-    /// Adopts and releases; what was adopted is owned from now on.
-    async fn settle_claims(&self, object: &K, claims: &mut ownership::Claims<Pod>) -> Result<(), Error> {
-        let api = self.client.api::<Pod>();
-        for pod in &claims.release {
-            ownership::apply_release(&api, object.uid(), &**pod).await?;
-        }
-        if claims.adopt.is_empty() {
-            return Ok(());
-        }
-        // The cache may not show yet that the owner is gone or going; its heirs would be collected with it.
-        if !ownership::is_current(&self.client.api::<K>(), object).await? {
-            return Ok(());
-        }
-        for pod in std::mem::take(&mut claims.adopt) {
-            if ownership::apply_adoption(&api, &object.owner_reference(true), &*pod).await? {
-                claims.owned.push(pod);
-            }
-        }
-        Ok(())
-    }
-
     async fn apply(&self, object: &K, changes: Vec<Change>) -> Result<Action, Error> {
         let (mut action, mut failed) = (Action::Done, None);
         for change in changes {
             match change {
-                Change::Create(count) => failed = self.create(object, count).await.map(|error| ("FailedCreate", error)),
-                Change::Delete(pods) => failed = self.delete(object, pods).await.map(|error| ("FailedDelete", error)),
+                Change::Create(count) => {
+                    failed = self.create(object, count).await.map(|error| ("FailedCreate", error));
+                }
+                Change::Delete(pods) => {
+                    failed = self
+                        .control
+                        .delete(object, &pods)
+                        .await
+                        .map(|error| ("FailedDelete", error));
+                }
                 Change::Status(status) => {
                     let status = with_failure(status, failed.as_ref(), Timestamp::now());
                     let written = object.with_status(status);
@@ -296,66 +247,14 @@ impl<K: Replicated> Replicas<K> {
                 Change::LookAgain(after) => action = Action::RequeueAfter(after),
             }
         }
-        match failed {
-            // Nothing can be created in a namespace on its way out, and nothing needs to be.
-            Some((_, error)) if error.is_namespace_terminating() => Ok(Action::Done),
-            Some((_, error)) => Err(Error::client(format!("size {} {}", K::KIND, object.key()))(error)),
-            None => Ok(action),
-        }
+        settled(object, failed.map(|(_, error)| error))?;
+        Ok(action)
     }
 
     async fn create(&self, object: &K, count: usize) -> Option<client::Error> {
-        let template = object.template()?;
-        let pod = pods::from_template(
-            template,
-            object.namespace(),
-            object.name(),
-            object.owner_reference(true),
-        );
-        let api = self.client.api::<Pod>();
-        let (created, error) = slow_start(count, |_| api.create(&pod)).await;
-        for pod in &created {
-            self.writes.created(object.key(), pod.resource_version());
-            self.events.event(
-                object,
-                EventType::Normal,
-                "SuccessfulCreate",
-                format!("Created pod: {}", pod.name()),
-            );
-        }
-        if let Some(error) = &error
-            && !error.is_namespace_terminating()
-        {
-            self.events.event(
-                object,
-                EventType::Warning,
-                "FailedCreate",
-                format!("Error creating: {error}"),
-            );
-        }
-        error
-    }
-
-    async fn delete(&self, object: &K, pods: Vec<Arc<Pod>>) -> Option<client::Error> {
-        let api = self.client.api::<Pod>();
-        let deletions = pods.iter().map(async |pod| {
-            let only = DeleteParams::default().uid(pod.uid());
-            match api.delete(pod.namespace(), pod.name(), &only).await {
-                Err(error) if !error.is_not_found() => {
-                    let message = format!("Error deleting: {error}");
-                    self.events.event(object, EventType::Warning, "FailedDelete", message);
-                    Some(error)
-                }
-                _ => {
-                    self.writes.removed(object.key(), pod.uid());
-                    let message = format!("Deleted pod: {}", pod.name());
-                    self.events
-                        .event(object, EventType::Normal, "SuccessfulDelete", message);
-                    None
-                }
-            }
-        });
-        join_all(deletions).await.into_iter().flatten().next()
+        let reference = object.owner_reference(true);
+        let pod = pods::from_template(object.template()?, object.namespace(), object.name(), reference);
+        self.control.create(object, &vec![pod; count]).await
     }
 }
 
