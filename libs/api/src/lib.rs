@@ -4,6 +4,7 @@
 //! codecs, and the small languages of the API: quantities, selectors, names, patches, errors. Never talks to a network, a disk
 //! or a clock.
 
+pub mod apply;
 pub mod codec;
 mod error;
 mod field_error;

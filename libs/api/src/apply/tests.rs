@@ -1,0 +1,293 @@
+use super::*;
+use crate::schema;
+
+fn deployment() -> &'static Message {
+    schema::for_kind("apps", "v1", "Deployment").unwrap()
+}
+
+fn writer<'a>(manager: &'a str, now: &'a str) -> Writer<'a> {
+    Writer {
+        manager,
+        api_version: "apps/v1",
+        subresource: "",
+        now,
+        ignored: &["status"],
+    }
+}
+
+const T1: &str = "2024-01-01T00:00:01Z";
+const T2: &str = "2024-01-01T00:00:02Z";
+
+fn config(spec: Value) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": spec})
+}
+
+fn containers(list: Value) -> Value {
+    config(json!({"template": {"spec": {"containers": list}}}))
+}
+
+fn applied(live: Option<&Value>, config: &Value, manager: &str, force: bool) -> Result<Value, Error> {
+    apply(deployment(), live, config, writer(manager, T2), force)
+}
+
+fn fields_of(object: &Value, manager: &str, operation: &str) -> Option<Value> {
+    let list = object["metadata"]["managedFields"].as_array()?;
+    let found = list
+        .iter()
+        .find(|entry| entry["manager"] == manager && entry["operation"] == operation)?;
+    Some(found["fieldsV1"].clone())
+}
+
+#[test]
+fn creating_tracks_what_was_set() {
+    let mut new = config(json!({
+        "replicas": 1, "selector": {"matchLabels": {"app": "web"}}, "strategy": {"rollingUpdate": {"maxSurge": 1}, "type": "RollingUpdate"},
+        "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [
+            {"name": "c", "image": "i", "resources": {}, "ports": [{"containerPort": 80, "protocol": "TCP"}]}]}},
+    }));
+    new["metadata"]["labels"] = json!({"app": "web"});
+    new["status"] = json!({});
+    update(deployment(), None, &mut new, writer("kubectl-create", T1)).unwrap();
+    // What a Kubernetes API server writes for the same object.
+    let expected = json!({
+        "f:metadata": {"f:labels": {".": {}, "f:app": {}}},
+        "f:spec": {
+            "f:replicas": {}, "f:selector": {},
+            "f:strategy": {"f:rollingUpdate": {".": {}, "f:maxSurge": {}}, "f:type": {}},
+            "f:template": {
+                "f:metadata": {"f:labels": {".": {}, "f:app": {}}},
+                "f:spec": {"f:containers": {"k:{\"name\":\"c\"}": {
+                    ".": {}, "f:image": {}, "f:name": {}, "f:resources": {},
+                    "f:ports": {".": {}, "k:{\"containerPort\":80,\"protocol\":\"TCP\"}": {".": {}, "f:containerPort": {}, "f:protocol": {}}},
+                }}},
+            },
+        },
+    });
+    assert_eq!(fields_of(&new, "kubectl-create", "Update"), Some(expected));
+    assert_eq!(new["metadata"]["managedFields"][0]["time"], T1);
+}
+
+#[test]
+fn applying_owns_exactly_what_is_named() {
+    let first = applied(
+        None,
+        &containers(json!([{"name": "c", "image": "1", "ports": [{"containerPort": 80}]}])),
+        "a",
+        false,
+    )
+    .unwrap();
+    let expected = json!({"f:spec": {"f:template": {"f:spec": {"f:containers": {"k:{\"name\":\"c\"}": {
+        ".": {}, "f:name": {}, "f:image": {},
+        "f:ports": {"k:{\"containerPort\":80,\"protocol\":\"TCP\"}": {".": {}, "f:containerPort": {}}},
+    }}}}}});
+    assert_eq!(fields_of(&first, "a", "Apply"), Some(expected));
+    // The same again changes nothing.
+    let again = apply(
+        deployment(),
+        Some(&first),
+        &containers(json!([{"name": "c", "image": "1", "ports": [{"containerPort": 80}]}])),
+        writer("a", "2030-01-01T00:00:00Z"),
+        false,
+    );
+    assert_eq!(again, Ok(first));
+}
+
+#[test]
+fn what_is_no_longer_applied_is_removed() {
+    let first = applied(
+        None,
+        &containers(json!([{"name": "c", "image": "1", "args": ["x"]}, {"name": "d", "image": "2"}])),
+        "a",
+        false,
+    )
+    .unwrap();
+    let second = applied(
+        Some(&first),
+        &containers(json!([{"name": "c", "image": "1"}])),
+        "a",
+        false,
+    )
+    .unwrap();
+    assert_eq!(
+        second["spec"]["template"]["spec"]["containers"],
+        json!([{"name": "c", "image": "1"}])
+    );
+    // Unless another applier has it too.
+    let shared = applied(
+        Some(&first),
+        &containers(json!([{"name": "d", "image": "2"}])),
+        "b",
+        false,
+    )
+    .unwrap();
+    let third = applied(
+        Some(&shared),
+        &containers(json!([{"name": "c", "image": "1"}])),
+        "a",
+        false,
+    )
+    .unwrap();
+    assert_eq!(
+        third["spec"]["template"]["spec"]["containers"],
+        json!([{"name": "c", "image": "1"}, {"name": "d", "image": "2"}])
+    );
+    // A struct all of whose fields go goes itself.
+    let with = applied(
+        None,
+        &config(json!({"strategy": {"rollingUpdate": {"maxSurge": 1}}})),
+        "a",
+        false,
+    )
+    .unwrap();
+    let without = applied(Some(&with), &config(json!({"replicas": 1})), "a", false).unwrap();
+    assert_eq!(without["spec"]["strategy"].get("rollingUpdate"), None);
+}
+
+#[test]
+fn conflicts_name_managers_and_fields() {
+    let first = applied(None, &config(json!({"replicas": 1, "paused": true})), "a", false).unwrap();
+    let change = config(json!({"replicas": 2}));
+    let Err(Error::Conflict { message, causes }) = applied(Some(&first), &change, "b", false) else {
+        panic!("no conflict")
+    };
+    assert_eq!(
+        message,
+        "Apply failed with 1 conflict: conflict with \"a\": .spec.replicas"
+    );
+    assert_eq!(causes[0].field.as_deref(), Some(".spec.replicas"));
+    assert_eq!(causes[0].reason.as_deref(), Some("FieldManagerConflict"));
+
+    // The same value is shared, without conflict.
+    let shared = applied(Some(&first), &config(json!({"replicas": 1})), "b", false).unwrap();
+    assert!(
+        fields_of(&shared, "a", "Apply").unwrap()["f:spec"]
+            .get("f:replicas")
+            .is_some()
+    );
+    assert!(fields_of(&shared, "b", "Apply").is_some());
+
+    let forced = applied(Some(&first), &change, "b", true).unwrap();
+    assert_eq!(forced["spec"]["replicas"], 2);
+    assert_eq!(
+        fields_of(&forced, "a", "Apply"),
+        Some(json!({"f:spec": {"f:paused": {}}}))
+    );
+
+    let both = config(json!({"replicas": 3, "paused": false}));
+    let Err(Error::Conflict { message, .. }) = applied(Some(&first), &both, "b", false) else {
+        panic!("no conflict")
+    };
+    assert_eq!(
+        message,
+        "Apply failed with 2 conflicts: conflicts with \"a\":\n- .spec.paused\n- .spec.replicas"
+    );
+}
+
+#[test]
+fn updates_take_fields_over() {
+    let mut old = applied(None, &config(json!({"replicas": 1, "paused": true})), "a", false).unwrap();
+    old["status"] = json!({});
+    let mut new = old.clone();
+    new["spec"]["replicas"] = 5.into();
+    update(deployment(), Some(&old), &mut new, writer("scaler", T2)).unwrap();
+    assert_eq!(fields_of(&new, "a", "Apply"), Some(json!({"f:spec": {"f:paused": {}}})));
+    assert_eq!(
+        fields_of(&new, "scaler", "Update"),
+        Some(json!({"f:spec": {"f:replicas": {}}}))
+    );
+    let Err(Error::Conflict { message, .. }) = applied(Some(&new), &config(json!({"replicas": 1})), "a", false) else {
+        panic!("no conflict")
+    };
+    assert_eq!(
+        message,
+        "Apply failed with 1 conflict: conflict with \"scaler\" using apps/v1: .spec.replicas"
+    );
+
+    // What an update removes nobody has any more; an applier of nothing else is forgotten.
+    let mut gone = new.clone();
+    gone["spec"].as_object_mut().unwrap().remove("replicas");
+    update(deployment(), Some(&new), &mut gone, writer("other", T2)).unwrap();
+    assert_eq!(fields_of(&gone, "scaler", "Update"), None);
+}
+
+#[test]
+fn an_untracked_object_gets_a_first_manager() {
+    let live = config(json!({"replicas": 1, "paused": true}));
+    let applied = applied(Some(&live), &config(json!({"replicas": 1})), "a", false).unwrap();
+    let before = fields_of(&applied, BEFORE_FIRST_APPLY, "Update").unwrap();
+    assert!(before["f:spec"].get("f:paused").is_some());
+    // An update of an untracked object leaves it untracked.
+    let mut new = live.clone();
+    update(deployment(), Some(&live), &mut new, writer("x", T1)).unwrap();
+    assert_eq!(new["metadata"].get("managedFields"), None);
+}
+
+#[test]
+fn ignored_fields_are_neither_owned_nor_written() {
+    let mut with_status = config(json!({"replicas": 1}));
+    with_status["status"] = json!({"replicas": 7});
+    let applied = applied(None, &with_status, "a", false).unwrap();
+    assert_eq!(
+        fields_of(&applied, "a", "Apply"),
+        Some(json!({"f:spec": {"f:replicas": {}}}))
+    );
+    assert_eq!(applied["status"].get("replicas"), None);
+}
+
+#[test]
+fn sets_and_atomics() {
+    let message = schema::for_kind("", "v1", "ServiceAccount").unwrap();
+    let writer = |manager| Writer {
+        manager,
+        api_version: "v1",
+        subresource: "",
+        now: T1,
+        ignored: &[],
+    };
+    let object = |finalizers: Value| json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "x", "finalizers": finalizers}});
+    let a = apply(message, None, &object(json!(["a/1", "a/2"])), writer("a"), false).unwrap();
+    assert_eq!(
+        fields_of(&a, "a", "Apply"),
+        Some(json!({"f:metadata": {"f:finalizers": {"v:\"a/1\"": {}, "v:\"a/2\"": {}}}}))
+    );
+    let b = apply(message, Some(&a), &object(json!(["b/1"])), writer("b"), false).unwrap();
+    assert_eq!(b["metadata"]["finalizers"], json!(["a/1", "a/2", "b/1"]));
+    let c = apply(message, Some(&b), &object(json!(["a/2"])), writer("a"), false).unwrap();
+    assert_eq!(c["metadata"]["finalizers"], json!(["a/2", "b/1"]));
+    let duplicate = apply(message, None, &object(json!(["a", "a"])), writer("a"), false);
+    assert_eq!(
+        duplicate,
+        Err(Error::Malformed("duplicate entries for key [=\"a\"]".into()))
+    );
+}
+
+#[test]
+fn malformed_configurations() {
+    let version = json!({"apiVersion": "v1", "kind": "Deployment"});
+    let mut managed = config(json!({}));
+    managed["metadata"]["managedFields"] = json!([{}]);
+    for config in [version, managed, json!([]), containers(json!([{"image": "x"}]))] {
+        assert!(
+            matches!(applied(None, &config, "a", false), Err(Error::Malformed(_))),
+            "{config}"
+        );
+    }
+}
+
+#[test]
+fn managers_can_be_reset_and_are_capped() {
+    let mut live = config(json!({"replicas": 0}));
+    update(deployment(), None, &mut live, writer("m0", T1)).unwrap();
+    for number in 1..15 {
+        let mut new = live.clone();
+        new["metadata"]["labels"][format!("l{number}")] = "x".into();
+        update(deployment(), Some(&live), &mut new, writer(&format!("m{number}"), T2)).unwrap();
+        live = new;
+    }
+    assert_eq!(live["metadata"]["managedFields"].as_array().map(Vec::len), Some(10));
+    assert!(fields_of(&live, "ancient-changes", "Update").is_some());
+    let mut reset = live.clone();
+    reset["metadata"]["managedFields"] = json!([{}]);
+    update(deployment(), Some(&live), &mut reset, writer("m", T2)).unwrap();
+    assert_eq!(reset["metadata"].get("managedFields"), None);
+}

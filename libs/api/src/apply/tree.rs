@@ -1,0 +1,274 @@
+//! Objects as server-side apply sees them: trees whose inner nodes are structs, maps and keyed lists, and whose leaves are scalars and what
+//! the schema calls atomic.
+
+use super::Error;
+use super::set::{self, Set};
+use crate::schema::{Field, FieldType, ListType, Message};
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the schema says of a place in the tree.
+#[derive(Clone, Copy)]
+pub(super) enum Node {
+    Leaf,
+    Struct(&'static Message),
+    /// A map of scalars: maps of messages stand nowhere in the API but as leaves.
+    Map(FieldType),
+    Set,
+    Keyed(&'static [&'static str], &'static Message),
+}
+
+impl Node {
+    fn of_field(field: &'static Field) -> Node {
+        if field.repeated {
+            return match (field.merge.list_type, field.ty) {
+                (ListType::Set, _) => Node::Set,
+                (ListType::Map { keys }, FieldType::Message(message)) => Node::Keyed(keys, message),
+                _ => Node::Leaf,
+            };
+        }
+        match field.ty {
+            _ if field.merge.atomic => Node::Leaf,
+            ty => Node::of_type(ty),
+        }
+    }
+
+    fn of_type(ty: FieldType) -> Node {
+        match ty {
+            FieldType::Message(message) if !message.atomic => Node::Struct(message),
+            FieldType::Map(value) => Node::Map(*value),
+            _ => Node::Leaf,
+        }
+    }
+
+    fn child(self, key: &str) -> Node {
+        match self {
+            Node::Struct(message) => message.field(key).map_or(Node::Leaf, Node::of_field),
+            Node::Map(ty) => Node::of_type(ty),
+            _ => Node::Leaf,
+        }
+    }
+
+    /// Whether the keys at this place are a struct's fields rather than a map's keys.
+    fn has_fields(self, key: &str) -> bool {
+        matches!(self, Node::Struct(message) if message.field(key).is_some())
+    }
+}
+
+/// The items of a list with the steps that lead to them. Of items with the same step the first counts.
+fn items<'v>(node: Node, list: &'v [Value]) -> Result<Vec<(String, Node, &'v Value)>, Error> {
+    list.iter()
+        .map(|item| match node {
+            Node::Keyed(keys, message) => Ok((keyed_step(keys, message, item)?, Node::Struct(message), item)),
+            _ => Ok((set::item(item), Node::Leaf, item)),
+        })
+        .collect()
+}
+
+fn keyed_step(keys: &[&str], message: &'static Message, item: &Value) -> Result<String, Error> {
+    let mut found = Map::new();
+    for key in keys {
+        let default = || {
+            let text = message.field(key)?.merge.default?;
+            serde_json::from_str(text).ok()
+        };
+        let value = item
+            .get(*key)
+            .filter(|value| !value.is_null())
+            .cloned()
+            .or_else(default);
+        found.extend(value.map(|value| (key.to_string(), value)));
+    }
+    if found.is_empty() {
+        return Err(Error::Malformed(format!(
+            "associative list with keys has an element that omits all key fields {keys:?} (and doesn't have default values \
+             for any key fields)"
+        )));
+    }
+    Ok(set::keyed(found))
+}
+
+fn members(value: &Value) -> Option<&Map<String, Value>> {
+    value.as_object()
+}
+
+/// The fields that a configuration sets.
+pub(super) fn field_set(node: Node, value: &Value) -> Result<Set, Error> {
+    let mut found = Set::default();
+    add_fields(node, value, &mut Vec::new(), &mut found)?;
+    Ok(found)
+}
+
+fn add_fields(node: Node, value: &Value, path: &mut Vec<String>, found: &mut Set) -> Result<(), Error> {
+    match (node, value) {
+        (Node::Struct(_) | Node::Map(_), Value::Object(children)) => {
+            for (key, child) in children {
+                path.push(set::field(key));
+                add_fields(node.child(key), child, path, found)?;
+                let is_empty = child.is_null() || members(child).is_some_and(Map::is_empty);
+                if is_empty || !node.has_fields(key) {
+                    found.insert(path);
+                }
+                path.pop();
+            }
+        }
+        (Node::Set | Node::Keyed(..), Value::Array(list)) => {
+            for (step, node, item) in items(node, list)? {
+                path.push(step);
+                add_fields(node, item, path, found)?;
+                found.insert(path);
+                path.pop();
+            }
+        }
+        (Node::Leaf, _) => found.insert(path),
+        // A null or a value of the wrong type in a place of structs and lists.
+        _ => {}
+    }
+    Ok(())
+}
+
+/// What differs between two objects.
+#[derive(Debug, Default)]
+pub(super) struct Comparison {
+    pub(super) added: Set,
+    pub(super) modified: Set,
+    pub(super) removed: Set,
+}
+
+pub(super) fn compare(node: Node, old: &Value, new: &Value) -> Result<Comparison, Error> {
+    let mut found = Comparison::default();
+    compare_at(node, Some(old), Some(new), &mut Vec::new(), &mut found)?;
+    Ok(found)
+}
+
+fn compare_at(
+    node: Node,
+    old: Option<&Value>,
+    new: Option<&Value>,
+    path: &mut Vec<String>,
+    found: &mut Comparison,
+) -> Result<(), Error> {
+    let children = children(node, old, new)?;
+    if let Some(children) = &children {
+        for (step, node, old, new) in children {
+            path.push(step.clone());
+            compare_at(*node, *old, *new, path, found)?;
+            path.pop();
+        }
+    }
+    match (old, new) {
+        (None, Some(_)) => found.added.insert(path),
+        (Some(_), None) => found.removed.insert(path),
+        (Some(old), Some(new)) if children.is_none() && old != new => found.modified.insert(path),
+        _ => {}
+    }
+    Ok(())
+}
+
+type Pair<'v> = (String, Node, Option<&'v Value>, Option<&'v Value>);
+
+/// The children of either value by their steps, those of the old one first; `None` if the place is a leaf. Two empty values are a leaf, so
+/// that empty and absent stay apart.
+fn children<'v>(node: Node, old: Option<&'v Value>, new: Option<&'v Value>) -> Result<Option<Vec<Pair<'v>>>, Error> {
+    let steps = |value: Option<&'v Value>| -> Result<Option<Vec<(String, Node, &'v Value)>>, Error> {
+        Ok(match (node, value) {
+            (Node::Struct(_) | Node::Map(_), Some(Value::Object(children))) => Some(
+                children
+                    .iter()
+                    .map(|(key, value)| (set::field(key), node.child(key), value))
+                    .collect(),
+            ),
+            (Node::Set | Node::Keyed(..), Some(Value::Array(list))) => Some(items(node, list)?),
+            (Node::Struct(_) | Node::Map(_) | Node::Set | Node::Keyed(..), None | Some(Value::Null)) => Some(vec![]),
+            _ => None,
+        })
+    };
+    let (Some(old), Some(new)) = (steps(old)?, steps(new)?) else {
+        return Ok(None);
+    };
+    if old.is_empty() && new.is_empty() {
+        return Ok(None);
+    }
+    let places: BTreeMap<&str, &'v Value> = new.iter().rev().map(|(step, _, value)| (&**step, *value)).collect();
+    let mut seen = BTreeSet::new();
+    let mut pairs: Vec<Pair<'v>> = Vec::with_capacity(old.len() + new.len());
+    for (step, node, value) in &old {
+        if seen.insert(step.clone()) {
+            pairs.push((step.clone(), *node, Some(value), places.get(&**step).copied()));
+        }
+    }
+    for (step, node, value) in &new {
+        if seen.insert(step.clone()) {
+            pairs.push((step.clone(), *node, None, Some(value)));
+        }
+    }
+    Ok(Some(pairs))
+}
+
+/// The live object with the configuration laid over it.
+pub(super) fn merge(node: Node, live: Option<&Value>, config: Option<&Value>) -> Result<Option<Value>, Error> {
+    refuse_duplicates(node, config)?;
+    let Some(children) = children(node, live, config)? else {
+        return Ok(config.or(live).cloned());
+    };
+    let mut merged = Vec::with_capacity(children.len());
+    for (step, node, live, config) in children {
+        if let Some(value) = merge(node, live, config)? {
+            merged.push((step, value));
+        }
+    }
+    Ok(rebuilt(node, merged))
+}
+
+fn refuse_duplicates(node: Node, config: Option<&Value>) -> Result<(), Error> {
+    let (Node::Set | Node::Keyed(..), Some(Value::Array(list))) = (node, config) else {
+        return Ok(());
+    };
+    let mut seen = BTreeSet::new();
+    for (step, _, _) in items(node, list)? {
+        if !seen.insert(step.clone()) {
+            let mut one = Set::default();
+            one.insert(&[step]);
+            return Err(Error::Malformed(format!(
+                "duplicate entries for key {}",
+                one.paths().concat()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// An object or list of its children; nothing if it has none.
+fn rebuilt(node: Node, children: Vec<(String, Value)>) -> Option<Value> {
+    if children.is_empty() {
+        return None;
+    }
+    Some(match node {
+        Node::Struct(_) | Node::Map(_) => children
+            .into_iter()
+            .map(|(step, value)| (step.trim_start_matches("f:").to_string(), value))
+            .collect(),
+        _ => children.into_iter().map(|(_, value)| value).collect(),
+    })
+}
+
+/// The object without the paths of the set; what is empty then goes too.
+pub(super) fn remove(node: Node, value: &Value, removed: &Set) -> Result<Option<Value>, Error> {
+    let steps: Vec<(String, Node, &Value)> = match (node, value) {
+        (Node::Struct(_) | Node::Map(_), Value::Object(children)) => children
+            .iter()
+            .map(|(key, value)| (set::field(key), node.child(key), value))
+            .collect(),
+        (Node::Set | Node::Keyed(..), Value::Array(list)) => items(node, list)?,
+        _ => return Ok(Some(value.clone())),
+    };
+    let mut kept = Vec::with_capacity(steps.len());
+    for (step, node, value) in steps.into_iter().filter(|(step, _, _)| !removed.has(step)) {
+        let rest = match removed.below(&step) {
+            Some(below) => remove(node, value, below)?,
+            None => Some(value.clone()),
+        };
+        kept.extend(rest.map(|value| (step, value)));
+    }
+    Ok(rebuilt(node, kept))
+}
