@@ -1,7 +1,7 @@
 //! kube-proxy: the node's network.
 //!
-//! Entry point: [`run`]. It follows Services, EndpointSlices and Nodes and keeps four things as they say: the service rules ([`sync`],
-//! [`rules`], [`conntrack`]), the pod network ([`pod_network`], [`cni`], [`network`]), and DNS of the cluster domain ([`dns`]).
+//! Entry point: [`run`]. It follows the cluster's objects and keeps four things as they say: the service rules ([`sync`], [`rules`],
+//! [`conntrack`]), the pod network ([`pod_network`], [`cni`], [`network`]), network policy ([`policy`]), and DNS of the cluster domain ([`dns`]).
 //!
 //! It writes no object of the API, never reads back its nftables tables, and leaves everything in place when it stops.
 
@@ -13,6 +13,7 @@ pub mod dns;
 pub mod metrics;
 pub mod network;
 pub mod pod_network;
+pub mod policy;
 pub mod rules;
 pub mod sync;
 pub mod sysctl;
@@ -75,6 +76,7 @@ pub async fn run(config: Config, admin: TcpListener, shutdown: Shutdown) -> anyh
         kernel.clone(),
         shutdown.clone(),
     );
+    let policies = policy::run(Arc::clone(&config), client, shutdown.clone());
     let names = serve_dns(Arc::clone(&config), caches, kernel, dns_metrics, shutdown.clone());
     let admin = Admin {
         health,
@@ -83,7 +85,7 @@ pub async fn run(config: Config, admin: TcpListener, shutdown: Shutdown) -> anyh
     }
     .serve(admin, shutdown.clone());
     daemon::notify::ready(&shutdown);
-    let (served, (), (), ()) = tokio::join!(admin, rules, pods, names);
+    let (served, (), (), (), ()) = tokio::join!(admin, rules, pods, policies, names);
     served
 }
 
@@ -143,6 +145,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// When the kernel refuses.
 pub async fn cleanup(dns_addresses: &[std::net::IpAddr]) -> anyhow::Result<()> {
     rules::Applier::new(sync::families(), 0).remove().await?;
+    rules::nft(&policy::remove(&sync::families())).await?;
     let kernel = Kernel::open()?;
     kernel.remove_routes().await?;
     kernel.remove_own_addresses(dns_addresses).await?;

@@ -2,5 +2,6 @@
 
 mod dns;
 mod network;
+mod policy;
 mod rules;
 mod support;
