@@ -1,9 +1,265 @@
-//! kube-apiserver: REST and gRPC in front of the replicated store.
+//! kube-apiserver: the API, over REST and gRPC, and the store behind it.
+//!
+//! [`run`] is the entry: it opens the store, puts authentication, authorization, admission and the registry in front of it, and serves.
 
 pub mod admission;
 pub mod allocators;
+mod answers;
 pub mod authn;
 pub mod authz;
+mod bootstrap;
+pub mod config;
+pub mod discovery;
+pub mod grpc;
+pub mod http;
 pub mod kinds;
 pub mod registry;
 pub mod store;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use daemon::Shutdown;
+use daemon::config::ConfigError;
+use daemon::health::{Health, Scope};
+use daemon::http::Limits;
+use daemon::tls::{ClientAuth, ClientTls, ServerTls};
+use tonic::service::Routes;
+
+use admission::Chain;
+use answers::Answers;
+use authn::Authenticators;
+use authn::jwt::{PublicKey, Signer};
+use authn::service_account::Tokens;
+use authn::static_tokens::StaticTokens;
+use authz::Authorizers;
+use config::{Config, Storage};
+use http::metrics::Metrics;
+use http::stack::{serve, stack};
+use registry::Registry;
+use store::raft::{Connect, Member, RaftConfig, RaftStore, tls_channels};
+use store::{MemoryStore, Stamp, Store};
+
+/// How the store writes the revision into an object.
+const STAMP: Stamp = api::codec::set_resource_version;
+/// How long a server tries to take itself out of the endpoints when it stops.
+const LEAVE: Duration = Duration::from_secs(2);
+/// How often the gauges that need counting are counted.
+const COUNT_EVERY: Duration = Duration::from_secs(60);
+
+/// Serves until shutdown.
+///
+/// # Errors
+/// When a file or the store cannot be used; the text names it.
+pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shutdown) -> anyhow::Result<()> {
+    let tls = ServerTls::load(config.serving.clone(), ClientAuth::Requested)?;
+    let peer = ClientTls::load(config.peer.clone())?;
+    tls.reload_on_change(shutdown.clone());
+    peer.reload_on_change(shutdown.clone());
+    let connect = tls_channels(peer.config(&["h2"])?);
+    let metrics = Metrics::new(daemon::metrics::registry())?;
+    let (store, raft) = open(&config, connect.clone(), &metrics).await?;
+
+    let tokens = Arc::new(tokens(&config, store.clone())?);
+    let authorizers = Authorizers::default();
+    let registry = Arc::new(Registry::new(
+        store.clone(),
+        Arc::new(authorizers.clone()),
+        Arc::new(Chain::new(store.clone(), authorizers.clone())),
+        Arc::new(Answers {
+            tokens: tokens.clone(),
+            authorizers: authorizers.clone(),
+        }),
+    ));
+    let mut routes = Routes::new(grpc::service(registry.clone(), shutdown.clone()));
+    if let Some(raft) = &raft {
+        routes = routes.add_service(raft.service());
+    }
+    let started = Arc::new(AtomicBool::new(false));
+    let state = Arc::new(http::State {
+        registry: registry.clone(),
+        authenticator: Arc::new(Authenticators::new(
+            tls.clone(),
+            tokens.clone(),
+            StaticTokens::default(),
+        )),
+        started: started.clone(),
+        health: health(raft.clone(), started),
+        metrics,
+        grpc: routes.prepare(),
+        shutdown: shutdown.clone(),
+        address: config.advertise.to_string(),
+        nodes: http::logs::Nodes::new(connect),
+        tokens,
+    });
+    let limits = Limits {
+        drain: config.drain,
+        ..Limits::default()
+    };
+    let chain = stack(&state);
+    let serving = tokio::spawn(daemon::http::serve(
+        listener,
+        tls.config(&["h2", "http/1.1"])?,
+        limits,
+        shutdown.clone(),
+        move |request| serve(chain.clone(), request),
+    ));
+
+    start(&state, &config, &authorizers, raft.as_deref(), &shutdown).await;
+    shutdown.cancelled().await;
+    state.health.drain();
+    serving.await.context("serve")??;
+    if state.started.load(Ordering::Relaxed) {
+        let left = tokio::time::timeout(LEAVE, bootstrap::leave(&registry, &config)).await;
+        tracing::info!(
+            done = matches!(left, Ok(Ok(()))),
+            "left the endpoints of the kubernetes service"
+        );
+    }
+    if let Some(raft) = raft {
+        raft.shutdown().await;
+    }
+    Ok(())
+}
+
+/// Everything between being reachable and being ready, and the work in the background that begins then.
+async fn start(
+    state: &Arc<http::State>,
+    config: &Config,
+    authorizers: &Authorizers,
+    raft: Option<&RaftStore>,
+    shutdown: &Shutdown,
+) {
+    let registry = &state.registry;
+    let ready = async {
+        while let Some(Err(error)) = match raft {
+            Some(raft) => Some(raft.ready().await),
+            None => None,
+        } {
+            tracing::info!(%error, "waiting for the store");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        while let Err(error) = authorizers.start(registry.store().clone(), shutdown.clone()).await {
+            tracing::warn!(%error, "waiting for roles");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        bootstrap::run(registry, config, shutdown).await
+    };
+    if shutdown.run_until(ready).await != Some(true) {
+        return;
+    }
+    state.started.store(true, Ordering::Relaxed);
+    daemon::notify::ready(shutdown);
+    tracing::info!(address = %config.advertise, "serving");
+    tokio::spawn(bootstrap::keep_endpoints(
+        registry.clone(),
+        config.clone(),
+        shutdown.child(),
+    ));
+    tokio::spawn(count_objects(state.clone(), shutdown.clone()));
+}
+
+fn health(raft: Option<Arc<RaftStore>>, started: Arc<AtomicBool>) -> Health {
+    let mut health = Health::new();
+    health.add("poststarthook/bootstrap", Scope::Ready, move || {
+        match started.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => Err("the cluster is not set up yet".into()),
+        }
+    });
+    if let Some(raft) = raft {
+        health.add("raft", Scope::Ready, move || raft.health());
+    }
+    health
+}
+
+/// Opens the store; with Raft also as itself, for its service, health and stop.
+async fn open(
+    config: &Config,
+    connect: Connect,
+    metrics: &Metrics,
+) -> anyhow::Result<(Arc<dyn Store>, Option<Arc<RaftStore>>)> {
+    let Storage::Raft {
+        data_dir,
+        this,
+        members,
+        join,
+    } = &config.storage
+    else {
+        return Ok((Arc::new(MemoryStore::new(STAMP)), None));
+    };
+    let member = |m: &config::Member| Member {
+        name: m.name.clone(),
+        address: m.address.clone(),
+    };
+    let mut raft = RaftConfig::single(data_dir, member(this), connect, STAMP);
+    raft.node_id = this.id;
+    raft.members = members.iter().map(|m| (m.id, member(m))).collect::<BTreeMap<_, _>>();
+    if let Some(address) = join {
+        raft.join = true;
+        raft.members.retain(|id, _| *id != this.id);
+        raft.members.entry(0).or_insert(Member {
+            name: String::new(),
+            address: address.clone(),
+        });
+    }
+    raft.registry = metrics.registry.clone();
+    let store = Arc::new(RaftStore::start(raft).await?);
+    Ok((store.clone(), Some(store)))
+}
+
+fn tokens(config: &Config, store: Arc<dyn Store>) -> Result<Tokens, ConfigError> {
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|source| ConfigError::Read {
+            path: path.into(),
+            source,
+        })
+    };
+    let bad = |path: &Path, what: String| ConfigError::Content {
+        path: path.into(),
+        what,
+    };
+    let signer =
+        Signer::from_pem(&read(&config.signing_key)?).map_err(|error| bad(&config.signing_key, error.to_string()))?;
+    let mut keys = Vec::new();
+    for path in &config.token_keys {
+        keys.push(PublicKey::from_pem(&read(path)?).map_err(|error| bad(path, error.to_string()))?);
+    }
+    Ok(Tokens::new(config.issuer.clone(), Vec::new(), signer, keys, store))
+}
+
+/// Keeps `apiserver_storage_objects` until shutdown.
+async fn count_objects(state: Arc<http::State>, shutdown: Shutdown) {
+    let mut ticks = tokio::time::interval(COUNT_EVERY);
+    while shutdown.run_until(ticks.tick()).await.is_some() {
+        let store = state.registry.store();
+        state
+            .metrics
+            .revision
+            .set(i64::try_from(store.revision()).unwrap_or(i64::MAX));
+        for kind in registry::kinds()
+            .iter()
+            .filter(|kind| kind.is_storage_version() && !kind.is_review())
+        {
+            let query = store::ListQuery {
+                prefix: &kind.prefix,
+                start_after: None,
+                limit: 1,
+                at: store::ReadAt::Any,
+            };
+            if let Ok(list) = store.list(query).await {
+                let count = list.entries.len() + list.remaining;
+                let name = kind.group_resource().to_string();
+                state
+                    .metrics
+                    .objects
+                    .with_label_values(&[&name])
+                    .set(i64::try_from(count).unwrap_or(i64::MAX));
+            }
+        }
+    }
+}

@@ -1,2 +1,15 @@
-//! Placeholder.
-fn main() {}
+//! The daemon: flags, log, listener, [`kube_apiserver::run`].
+
+use std::process::ExitCode;
+
+use kube_apiserver::config::{Config, Options};
+
+fn main() -> ExitCode {
+    let options: Options = daemon::cli::parse();
+    let log = options.log.clone();
+    daemon::cli::run("kube-apiserver", &log, |shutdown| async move {
+        let config = Config::resolve(&options)?;
+        let listener = daemon::cli::listen(config.listen)?;
+        kube_apiserver::run(config, listener, shutdown).await
+    })
+}

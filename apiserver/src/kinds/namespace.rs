@@ -83,6 +83,13 @@ impl Strategy for Namespace {
         }
     }
 
+    fn held(&self, object: &Value) -> bool {
+        object
+            .pointer("/spec/finalizers")
+            .and_then(Value::as_array)
+            .is_some_and(|list| !list.is_empty())
+    }
+
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
         if prefix {
             api::names::dns1123_label(&format!("{}a", name.trim_end_matches('-')))

@@ -26,12 +26,20 @@ pub struct UserInfo {
 impl UserInfo {
     /// The user of a request without credentials.
     pub fn anonymous() -> Self {
-        Self { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()], ..Self::default() }
+        Self {
+            name: "system:anonymous".into(),
+            groups: vec!["system:unauthenticated".into()],
+            ..Self::default()
+        }
     }
 
     /// The server acting for itself at start (default roles, namespaces): all powers, and still a named user.
     pub fn apiserver() -> Self {
-        Self { name: "system:apiserver".into(), groups: vec!["system:masters".into(), "system:authenticated".into()], ..Self::default() }
+        Self {
+            name: "system:apiserver".into(),
+            groups: vec!["system:masters".into(), "system:authenticated".into()],
+            ..Self::default()
+        }
     }
 
     /// True when the user is in the group.
@@ -83,7 +91,10 @@ pub struct Attributes {
 impl Attributes {
     /// The group and resource as messages name them.
     pub fn group_resource(&self) -> api::GroupResource {
-        api::GroupResource { group: self.group.clone(), resource: self.resource.clone() }
+        api::GroupResource {
+            group: self.group.clone(),
+            resource: self.resource.clone(),
+        }
     }
 }
 
@@ -145,7 +156,15 @@ impl<'a> AdmissionRequest<'a> {
         old: Option<&'a Value>,
         dry_run: bool,
     ) -> Self {
-        Self { user, attributes, resource, operation, old, dry_run, warnings: Mutex::default() }
+        Self {
+            user,
+            attributes,
+            resource,
+            operation,
+            old,
+            dry_run,
+            warnings: Mutex::default(),
+        }
     }
 
     /// Adds a `Warning` header to the answer.
@@ -166,4 +185,19 @@ pub trait Admission: Send + Sync + 'static {
     async fn mutate(&self, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), api::Error>;
     /// May only refuse. For `Delete` and `Connect` the object is the existing one, or null for a collection.
     async fn validate(&self, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), api::Error>;
+}
+
+/// Answers what is asked by creating an object that is never stored.
+#[async_trait]
+pub trait Reviewer: Send + Sync + 'static {
+    /// The token and access reviews: the posted object with its status filled in.
+    async fn review(
+        &self,
+        user: &UserInfo,
+        resource: &'static ResourceInfo,
+        namespace: &str,
+        object: Value,
+    ) -> Result<Value, api::Error>;
+    /// A `TokenRequest` for a service account: the posted object with its defaults and its status.
+    async fn token(&self, namespace: &str, account: &str, request: Value) -> Result<Value, api::Error>;
 }

@@ -3,16 +3,224 @@
 //! What is special to a kind is in its [`strategy::Strategy`]. Nothing here knows of HTTP or gRPC.
 
 use std::collections::HashMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
+use api::Error;
 use api::resources::{self, ResourceInfo};
 use api::schema::Message;
+use bytes::Bytes;
+use serde_json::Value;
 
 pub mod access;
+mod convert;
+mod create;
+pub mod decode;
+mod delete;
+pub mod meta;
+pub mod options;
+pub mod patch;
+pub mod pods;
+mod read;
+pub mod scale;
+mod select;
 pub mod strategy;
 pub mod table;
+mod update;
+pub mod watch;
+pub mod wire;
 
+pub use create::Written;
+pub use delete::Removed;
+pub use read::Page;
+
+use crate::store::{Entry, Store, StoreError};
+use access::{Admission, Attributes, Authorizer, Decision, Reviewer, UserInfo};
 use strategy::{Generic, Strategy};
+
+/// The pipeline with everything it needs.
+pub struct Registry {
+    store: Arc<dyn Store>,
+    authorizer: Arc<dyn Authorizer>,
+    admission: Arc<dyn Admission>,
+    reviewer: Arc<dyn Reviewer>,
+}
+
+/// Proof that the authorizer allowed one request on one resource. Only [`Registry::authorize`] makes it and every operation wants it.
+#[derive(Clone)]
+pub struct Access {
+    /// Who asks.
+    pub user: Arc<UserInfo>,
+    /// For what.
+    pub attributes: Attributes,
+    /// The resource.
+    pub kind: &'static Kind,
+    _sealed: (),
+}
+
+impl Access {
+    /// The namespace in the store's keys: empty for cluster-scoped kinds.
+    pub fn namespace(&self) -> &str {
+        if self.kind.info.namespaced {
+            &self.attributes.namespace
+        } else {
+            ""
+        }
+    }
+
+    /// The store key of the object that the request names.
+    pub fn key(&self) -> String {
+        self.kind.key(self.namespace(), &self.attributes.name)
+    }
+
+    /// Start of the keys of the collection that the request names.
+    pub fn prefix(&self) -> String {
+        match self.namespace() {
+            "" => self.kind.prefix.clone(),
+            namespace => format!("{}{namespace}/", self.kind.prefix),
+        }
+    }
+
+    /// 404 for the object that the request names.
+    pub fn not_found(&self) -> Error {
+        Error::not_found(&self.kind.group_resource(), &self.attributes.name)
+    }
+}
+
+impl Registry {
+    /// A pipeline over a store.
+    pub fn new(
+        store: Arc<dyn Store>,
+        authorizer: Arc<dyn Authorizer>,
+        admission: Arc<dyn Admission>,
+        reviewer: Arc<dyn Reviewer>,
+    ) -> Self {
+        Self {
+            store,
+            authorizer,
+            admission,
+            reviewer,
+        }
+    }
+
+    /// The store behind it.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Asks the authorizer about a request on a resource.
+    ///
+    /// # Errors
+    /// 403 with the authorizer's reason; 404 for a resource that is not served, after the authorizer agreed.
+    pub async fn authorize(&self, user: Arc<UserInfo>, attributes: Attributes) -> Result<Access, Error> {
+        self.permit(&user, &attributes).await?;
+        let kind =
+            find(&attributes.group, &attributes.version, &attributes.resource).ok_or_else(Error::no_such_path)?;
+        if !attributes.subresource.is_empty()
+            && !kind.info.subresources.iter().any(|s| s.name == attributes.subresource)
+        {
+            return Err(Error::no_such_path());
+        }
+        Ok(Access {
+            user,
+            attributes,
+            kind,
+            _sealed: (),
+        })
+    }
+
+    /// The authorizer, for questions besides requests.
+    pub fn authorizer(&self) -> &dyn Authorizer {
+        &*self.authorizer
+    }
+
+    /// Answers a review: the object with its status.
+    ///
+    /// # Errors
+    /// What is wrong with the question.
+    pub async fn review(&self, access: &Access, object: Value) -> Result<Value, Error> {
+        self.reviewer
+            .review(&access.user, access.kind.info, access.namespace(), object)
+            .await
+    }
+
+    /// Answers a `TokenRequest` for the service account that the request names.
+    ///
+    /// # Errors
+    /// 404 without the account; what is wrong with the request.
+    pub async fn issue_token(&self, access: &Access, request: Value) -> Result<Value, Error> {
+        self.reviewer
+            .token(access.namespace(), &access.attributes.name, request)
+            .await
+    }
+
+    /// Asks the authorizer about any request.
+    ///
+    /// # Errors
+    /// 403 with the authorizer's reason.
+    pub async fn permit(&self, user: &UserInfo, attributes: &Attributes) -> Result<(), Error> {
+        let reason = match self.authorizer.authorize(user, attributes).await {
+            Decision::Allow => return Ok(()),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => reason,
+        };
+        Err(forbidden(user, attributes, &reason))
+    }
+}
+
+/// The message that upstream gives to a refused request.
+fn forbidden(user: &UserInfo, attributes: &Attributes, reason: &str) -> Error {
+    let name = &user.name;
+    let mut why = if attributes.is_resource {
+        let mut resource = attributes.resource.clone();
+        if !attributes.subresource.is_empty() {
+            resource = format!("{resource}/{}", attributes.subresource);
+        }
+        let scope = match attributes.namespace.as_str() {
+            "" => "at the cluster scope".to_owned(),
+            namespace => format!("in the namespace {namespace:?}"),
+        };
+        format!(
+            "User {name:?} cannot {} resource {resource:?} in API group {:?} {scope}",
+            attributes.verb, attributes.group
+        )
+    } else {
+        format!("User {name:?} cannot {} path {:?}", attributes.verb, attributes.path)
+    };
+    if !reason.is_empty() {
+        why = format!("{why}: {reason}");
+    }
+    Error::forbidden(&attributes.group_resource(), &attributes.name, why)
+}
+
+/// The store's refusals as the API's.
+pub fn store_error(error: StoreError) -> Error {
+    match error {
+        StoreError::Compacted { oldest } => Error::expired(format!(
+            "The resourceVersion for the provided watch is too old. (oldest kept: {oldest})"
+        )),
+        StoreError::FutureRevision { requested, current } => {
+            let mut error = Error::timeout(
+                format!("Too large resource version: {requested}, current: {current}"),
+                1,
+            );
+            if let Some(details) = &mut error.details {
+                details.causes = Some(vec![api::meta::StatusCause {
+                    reason: Some("ResourceVersionTooLarge".into()),
+                    message: Some("Too large resource version".into()),
+                    ..Default::default()
+                }]);
+            }
+            error
+        }
+        StoreError::WatchLagged => Error::expired("too old resource version"),
+        StoreError::TooLarge { size } => Error::too_large(format!(
+            "limit is {}, request has {size} bytes",
+            crate::store::MAX_VALUE
+        )),
+        StoreError::Unavailable(why) => Error::service_unavailable(format!("store: {why}")),
+        StoreError::Full => Error::service_unavailable("store: no space left"),
+        StoreError::Corrupt(why) => Error::internal(why),
+    }
+}
 
 /// One served resource in one version.
 pub struct Kind {
@@ -34,12 +242,12 @@ impl Kind {
 
     /// `v1` or `apps/v1` as asked for.
     pub fn api_version(&self) -> String {
-        api_version(self.info)
+        api::join_api_version(self.info.group, self.info.version)
     }
 
     /// `v1` or `apps/v1` as stored.
     pub fn storage_api_version(&self) -> String {
-        api_version(self.storage)
+        api::join_api_version(self.storage.group, self.storage.version)
     }
 
     /// True when stored objects are served as they are.
@@ -52,19 +260,95 @@ impl Kind {
         self.storage.message
     }
 
+    /// True for kinds that only answer: they are created, never stored.
+    pub fn is_review(&self) -> bool {
+        matches!(self.info.group, "authentication.k8s.io" | "authorization.k8s.io")
+    }
+
+    /// A stored object in the requested version, as JSON text made once for all readers.
+    ///
+    /// # Errors
+    /// When the stored bytes are not the kind's message.
+    pub fn json(&self, entry: &Entry) -> Result<Bytes, Error> {
+        if !self.is_storage_version() {
+            let value = convert::from_storage(self, self.stored_value(entry)?);
+            return serde_json::to_vec(&value).map(Bytes::from).map_err(Error::internal);
+        }
+        if let Some(json) = entry.cached_json() {
+            return Ok(json.clone());
+        }
+        let json = self.text(&entry.value)?;
+        Ok(entry.json(|| json).clone())
+    }
+
+    /// A message in the storage version as JSON text.
+    fn text(&self, message: &[u8]) -> Result<Bytes, Error> {
+        let mut out = Vec::with_capacity(message.len() * 2 + 64);
+        api::codec::proto_to_json(
+            self.message(),
+            &self.storage_api_version(),
+            self.storage.kind,
+            message,
+            &mut out,
+        )
+        .map_err(Error::internal)?;
+        Ok(out.into())
+    }
+
+    /// A stored object in the requested version, as its protobuf message.
+    ///
+    /// # Errors
+    /// When the stored bytes are not the kind's message.
+    pub fn proto(&self, entry: &Entry) -> Result<Bytes, Error> {
+        if self.is_storage_version() {
+            return Ok(entry.value.clone());
+        }
+        let value = self.value(entry)?;
+        api::codec::value_to_proto(self.info.message, &value)
+            .map(Bytes::from)
+            .map_err(Error::internal)
+    }
+
+    /// A stored object in the requested version.
+    ///
+    /// # Errors
+    /// When the stored bytes are not the kind's message.
+    pub fn value(&self, entry: &Entry) -> Result<Value, Error> {
+        Ok(convert::from_storage(self, self.stored_value(entry)?))
+    }
+
+    /// A stored object in the storage version.
+    ///
+    /// # Errors
+    /// When the stored bytes are not the kind's message.
+    pub fn stored_value(&self, entry: &Entry) -> Result<Value, Error> {
+        self.decode_stored(&entry.value)
+    }
+
+    fn decode_stored(&self, message: &[u8]) -> Result<Value, Error> {
+        let mut value = api::codec::proto_to_value(self.message(), message).map_err(Error::internal)?;
+        if let Some(map) = value.as_object_mut() {
+            map.insert("apiVersion".into(), self.storage_api_version().into());
+            map.insert("kind".into(), self.storage.kind.into());
+        }
+        Ok(value)
+    }
+
     /// The resource as error messages name it.
     pub fn group_resource(&self) -> api::GroupResource {
-        api::GroupResource { group: self.info.group.into(), resource: self.info.resource.into() }
+        api::GroupResource {
+            group: self.info.group.into(),
+            resource: self.info.resource.into(),
+        }
     }
 
     /// The kind as validation errors name it.
     pub fn group_kind(&self) -> api::GroupKind {
-        api::GroupKind { group: self.info.group.into(), kind: self.info.kind.into() }
+        api::GroupKind {
+            group: self.info.group.into(),
+            kind: self.info.kind.into(),
+        }
     }
-}
-
-fn api_version(info: &ResourceInfo) -> String {
-    if info.group.is_empty() { info.version.to_owned() } else { format!("{}/{}", info.group, info.version) }
 }
 
 /// Every served resource, in the order of `api::resources::all`.
@@ -79,11 +363,18 @@ pub fn find(group: &str, version: &str, resource: &str) -> Option<&'static Kind>
     let index = INDEX.get_or_init(|| {
         let mut index: HashMap<_, Vec<_>> = HashMap::new();
         for kind in kinds() {
-            index.entry((kind.info.group, kind.info.resource)).or_default().push(kind);
+            index
+                .entry((kind.info.group, kind.info.resource))
+                .or_default()
+                .push(kind);
         }
         index
     });
-    index.get(&(group, resource))?.iter().copied().find(|k| k.info.version == version)
+    index
+        .get(&(group, resource))?
+        .iter()
+        .copied()
+        .find(|k| k.info.version == version)
 }
 
 fn register(info: &'static ResourceInfo) -> Kind {
@@ -98,6 +389,15 @@ fn register(info: &'static ResourceInfo) -> Kind {
         .iter()
         .find(|(g, r, _)| *g == storage.group && *r == storage.resource)
         .map_or(&PLAIN as &dyn Strategy, |(_, _, strategy)| *strategy);
-    let group = if storage.group.is_empty() { "core" } else { storage.group };
-    Kind { info, storage, strategy, prefix: format!("{group}/{}/", storage.resource) }
+    let group = if storage.group.is_empty() {
+        "core"
+    } else {
+        storage.group
+    };
+    Kind {
+        info,
+        storage,
+        strategy,
+        prefix: format!("{group}/{}/", storage.resource),
+    }
 }

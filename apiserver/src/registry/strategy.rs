@@ -73,7 +73,11 @@ pub trait Strategy: Send + Sync + 'static {
     /// Faults of a change, immutable fields above all. The default validates the new object as if it were created, unless only the status
     /// is written.
     fn validate_update(&self, cx: &WriteContext<'_>, new: &Value, _old: &Value) -> Vec<FieldError> {
-        if cx.subresource == "status" { Vec::new() } else { self.validate(cx, new) }
+        if cx.subresource == "status" {
+            Vec::new()
+        } else {
+            self.validate(cx, new)
+        }
     }
 
     /// Deprecations and doubtful settings worth a `Warning` header.
@@ -117,6 +121,11 @@ pub trait Strategy: Send + Sync + 'static {
 
     /// Changes an object that is being marked for deletion with this grace period (in seconds).
     fn prepare_delete(&self, _object: &mut Value, _grace: i64) {}
+
+    /// Something besides finalizers and grace keeps the object after its deletion was asked for, such as a namespace's content.
+    fn held(&self, _object: &Value) -> bool {
+        false
+    }
 
     /// A PUT or apply of a name that does not exist creates it.
     fn create_on_update(&self) -> bool {
@@ -172,7 +181,11 @@ pub struct Scale {
 
 impl Default for Scale {
     fn default() -> Self {
-        Self { spec_replicas: "/spec/replicas", status_replicas: "/status/replicas", selector: "/spec/selector" }
+        Self {
+            spec_replicas: "/spec/replicas",
+            status_replicas: "/status/replicas",
+            selector: "/spec/selector",
+        }
     }
 }
 
@@ -214,7 +227,9 @@ pub fn restore(new: &mut Value, old: &Value, field: &str) {
 
 /// Takes everything but metadata and status from `old`.
 pub fn keep_all_but_status(new: &mut Value, old: &Value) {
-    let (Some(map), Some(old)) = (new.as_object_mut(), old.as_object()) else { return };
+    let (Some(map), Some(old)) = (new.as_object_mut(), old.as_object()) else {
+        return;
+    };
     let mut kept = Map::new();
     for field in ["metadata", "status"] {
         if let Some(value) = map.remove(field) {

@@ -32,12 +32,24 @@ impl Column {
 
     /// A text column.
     pub const fn text(name: &'static str) -> Self {
-        Self { name, kind: "string", format: "", description: "", priority: 0 }
+        Self {
+            name,
+            kind: "string",
+            format: "",
+            description: "",
+            priority: 0,
+        }
     }
 
     /// A column of whole numbers.
     pub const fn integer(name: &'static str) -> Self {
-        Self { name, kind: "integer", format: "", description: "", priority: 0 }
+        Self {
+            name,
+            kind: "integer",
+            format: "",
+            description: "",
+            priority: 0,
+        }
     }
 
     /// Shows the column only with `-o wide`.
@@ -73,7 +85,13 @@ pub fn human_duration(seconds: i64) -> String {
     const HOUR: i64 = 60 * MINUTE;
     const DAY: i64 = 24 * HOUR;
     const YEAR: i64 = 365 * DAY;
-    let two = |n: i64, unit: &str, rest: i64, sub: &str| if rest == 0 { format!("{n}{unit}") } else { format!("{n}{unit}{rest}{sub}") };
+    let two = |n: i64, unit: &str, rest: i64, sub: &str| {
+        if rest == 0 {
+            format!("{n}{unit}")
+        } else {
+            format!("{n}{unit}{rest}{sub}")
+        }
+    };
     match seconds {
         i64::MIN..=-2 => "<invalid>".to_owned(),
         -1..=0 => "0s".to_owned(),

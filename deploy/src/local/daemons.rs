@@ -142,7 +142,6 @@ impl Files<'_> {
             flag("cluster-cidr", POD_CIDR),
             flag("allocate-node-cidrs", "true"),
             flag("service-cluster-ip-range", SERVICE_CIDR),
-            flag("service-account-private-key-file", self.pki("sa.key")),
             flag("root-ca-file", self.pki("ca.crt")),
         ]);
         Ok(arguments)

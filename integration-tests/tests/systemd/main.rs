@@ -4,7 +4,6 @@ mod machine;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use machine::{Machine, poll};

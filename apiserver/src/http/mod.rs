@@ -1,0 +1,56 @@
+//! REST: connections come from `daemon::http`, pass the [`stack`], and end in a handler that speaks the registry's language.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use daemon::Shutdown;
+use daemon::health::Health;
+use tonic::service::Routes;
+
+pub mod authn;
+pub mod authz;
+pub mod body;
+pub mod errors;
+pub mod guard;
+pub mod layer;
+mod list;
+pub mod logs;
+pub mod metrics;
+pub mod negotiate;
+pub mod paths;
+pub mod query;
+pub mod render;
+pub mod request_info;
+mod rest;
+pub mod router;
+pub mod stack;
+mod timeout;
+mod watch;
+
+use crate::authn::service_account::Tokens;
+use crate::registry::Registry;
+use crate::registry::access::Authenticator;
+
+/// What the handlers share.
+pub struct State {
+    /// The pipeline.
+    pub registry: Arc<Registry>,
+    /// Who asks.
+    pub authenticator: Arc<dyn Authenticator>,
+    /// False until roles and namespaces are there: requests are turned away, save those for health and between the API servers.
+    pub started: Arc<AtomicBool>,
+    /// `/livez`, `/readyz`, `/healthz`.
+    pub health: Health,
+    /// `/metrics`.
+    pub metrics: metrics::Metrics,
+    /// gRPC services on the same port.
+    pub grpc: Routes,
+    /// Watches end when it is requested.
+    pub shutdown: Shutdown,
+    /// `address:port` under which clients find this server.
+    pub address: String,
+    /// Connections to kubelets.
+    pub nodes: logs::Nodes,
+    /// For the documents that verifiers of service-account tokens read.
+    pub tokens: Arc<Tokens>,
+}

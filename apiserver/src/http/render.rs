@@ -1,0 +1,125 @@
+//! One object as an answer, in the form and encoding that were negotiated.
+
+use api::Error;
+use api::codec::{self, Encoding};
+use api::schema::{self, Message};
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::body::{Response, answer, full};
+use super::negotiate::{Form, Format};
+use crate::registry::Kind;
+use crate::registry::table::{self, IncludeObject};
+use crate::registry::wire;
+use crate::store::Entry;
+
+/// A stored object as an answer.
+///
+/// # Errors
+/// When the stored bytes are not the kind's message.
+pub fn object(
+    kind: &Kind,
+    entry: &Entry,
+    format: Format,
+    include: IncludeObject,
+    status: StatusCode,
+) -> Result<Response, Error> {
+    let body = match format.form {
+        Form::Object => match format.encoding {
+            Encoding::Protobuf => Bytes::from(codec::wrap(&kind.api_version(), kind.info.kind, &kind.proto(entry)?)),
+            _ => kind.json(entry)?,
+        },
+        Form::Metadata(api_version) => metadata(entry, api_version, format.encoding)?,
+        Form::Table(api_version) => {
+            let row = row(kind, entry, include, api_version, Timestamp::now())?;
+            let table = json!({
+                "kind": "Table", "apiVersion": api_version, "metadata": {"resourceVersion": entry.revision.to_string()},
+                "columnDefinitions": table::column_definitions(kind.strategy.columns()), "rows": [row],
+            });
+            table.to_string().into()
+        }
+    };
+    Ok(answer(status, format.content_type(), full(body)))
+}
+
+/// A row of a table.
+///
+/// # Errors
+/// When the stored bytes are not the kind's message.
+pub fn row(
+    kind: &Kind,
+    entry: &Entry,
+    include: IncludeObject,
+    api_version: &str,
+    now: Timestamp,
+) -> Result<Value, Error> {
+    let stored = kind.stored_value(entry)?;
+    let cells = kind.strategy.row(&stored, now);
+    let object = match include {
+        IncludeObject::Object => kind.value(entry)?,
+        _ => stored,
+    };
+    let mut row = table::row(cells, &object, include);
+    if include == IncludeObject::Metadata {
+        row["object"]["apiVersion"] = api_version.into();
+    }
+    Ok(row)
+}
+
+/// An object's `PartialObjectMetadata`.
+///
+/// # Errors
+/// When the stored bytes have no readable metadata.
+pub fn metadata(entry: &Entry, api_version: &str, encoding: Encoding) -> Result<Bytes, Error> {
+    let raw = wire::bytes(&entry.value, wire::METADATA).unwrap_or_default();
+    if encoding == Encoding::Protobuf {
+        let mut message = Vec::with_capacity(raw.len() + 8);
+        wire::put_bytes(&mut message, wire::METADATA, raw);
+        return Ok(codec::wrap(api_version, "PartialObjectMetadata", &message).into());
+    }
+    let value = codec::proto_to_value(object_meta()?, raw).map_err(Error::internal)?;
+    let partial = json!({"kind": "PartialObjectMetadata", "apiVersion": api_version, "metadata": value});
+    Ok(partial.to_string().into())
+}
+
+fn object_meta() -> Result<&'static Message, Error> {
+    schema::message("k8s.io.apimachinery.pkg.apis.meta.v1.ObjectMeta")
+        .ok_or_else(|| Error::internal("no schema for ObjectMeta"))
+}
+
+/// A value that is not stored (a Scale, a review, a token), with its schema for protobuf.
+///
+/// # Errors
+/// When the value does not fit the schema.
+pub fn value(
+    value: &Value,
+    message: Option<&'static Message>,
+    format: Format,
+    status: StatusCode,
+) -> Result<Response, Error> {
+    let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or("");
+    if let (Encoding::Protobuf, Some(message)) = (format.encoding, message) {
+        let raw = codec::value_to_proto(message, value).map_err(Error::internal)?;
+        let body = codec::wrap(text("apiVersion"), text("kind"), &raw);
+        return Ok(answer(status, format.content_type(), full(body)));
+    }
+    Ok(answer(
+        status,
+        HeaderValue::from_static("application/json"),
+        full(value.to_string()),
+    ))
+}
+
+/// A `Status` that tells of a success.
+///
+/// # Errors
+/// When it cannot be encoded.
+pub fn success(details: Value, format: Format, status: StatusCode) -> Result<Response, Error> {
+    let mut object = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"});
+    if !details.is_null() {
+        object["details"] = details;
+    }
+    value(&object, schema::for_kind("", "v1", "Status"), format, status)
+}

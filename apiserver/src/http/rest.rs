@@ -1,0 +1,534 @@
+//! REST requests on resources: from HTTP to the registry and back.
+
+use std::sync::Arc;
+
+use api::codec::{self, Encoding};
+use api::{Error, FieldError, GroupKind, schema};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde_json::{Value, json};
+
+use super::body::{Request, Response, read};
+use super::negotiate::{self, Format};
+use super::query::Query;
+use super::request_info::RequestInfo;
+use super::router::info;
+use super::{State, list, logs, render, watch};
+use crate::registry::decode::{self, Expected};
+use crate::registry::options::{DeleteOptions, FieldValidation, ListOptions, WatchOptions, WriteOptions};
+use crate::registry::patch::{Patch, PatchType};
+use crate::registry::pods::Target;
+use crate::registry::{Access, Kind, Removed, Written, meta, scale};
+
+/// A request taken apart.
+struct Call {
+    access: Access,
+    info: Arc<RequestInfo>,
+    headers: HeaderMap,
+    format: Format,
+    body: Bytes,
+}
+
+/// Answers a request that the authorizer allowed.
+///
+/// # Errors
+/// Everything that goes wrong, as the API tells it.
+pub async fn handle(state: Arc<State>, access: Access, request: Request) -> Result<Response, Error> {
+    let info = info(&request);
+    check_served(&access)?;
+    if let ("get", "log") = (access.attributes.verb.as_str(), access.attributes.subresource.as_str()) {
+        return logs::logs(&state, &access, &info).await;
+    }
+    let format = Format::of(request.headers())?;
+    let (parts, body) = request.into_parts();
+    let reads = matches!(access.attributes.verb.as_str(), "get" | "list" | "watch");
+    let body = if reads { Bytes::new() } else { read(body).await? };
+    let call = Call {
+        access,
+        info,
+        headers: parts.headers,
+        format,
+        body,
+    };
+    call.run(&state).await
+}
+
+/// The resource offers the verb, at this scope.
+fn check_served(access: &Access) -> Result<(), Error> {
+    let (a, resource) = (&access.attributes, access.kind.info);
+    let verbs = if a.subresource.is_empty() {
+        resource.verbs
+    } else {
+        resource
+            .subresources
+            .iter()
+            .find(|s| s.name == a.subresource)
+            .map_or(&[][..], |s| s.verbs)
+    };
+    let refused = || Error {
+        code: 405,
+        reason: "MethodNotAllowed".into(),
+        ..Error::method_not_allowed(&access.kind.group_resource(), &a.verb)
+    };
+    if !verbs.contains(&a.verb.as_str()) {
+        let mut error = refused();
+        error.message = "the server does not allow this method on the requested resource".into();
+        return Err(error);
+    }
+    if !resource.namespaced && !a.namespace.is_empty() && resource.resource != "namespaces" {
+        return Err(Error::no_such_path());
+    }
+    let whole = matches!(a.verb.as_str(), "list" | "watch");
+    if resource.namespaced && a.namespace.is_empty() && !whole {
+        let mut error = refused();
+        error.message = "the server does not allow this method on the requested resource".into();
+        return Err(error);
+    }
+    Ok(())
+}
+
+impl Call {
+    async fn run(self, state: &State) -> Result<Response, Error> {
+        let a = &self.access.attributes;
+        match (a.verb.as_str(), a.subresource.as_str()) {
+            ("get" | "update" | "patch", "scale") => self.scale(state).await,
+            ("create", "binding") => self.bind(state, self.access.attributes.name.clone()).await,
+            ("create", "eviction") => self.evict(state).await,
+            ("create", "token") => self.token(state).await,
+            ("create", "") if self.access.kind.is_review() => self.review(state).await,
+            ("create", "") if self.access.kind.info.resource == "bindings" => self.bind(state, String::new()).await,
+            ("create", "") => self.create(state).await,
+            ("get", _) => self.get(state).await,
+            ("list", _) => self.list(state).await,
+            ("watch", _) => self.watch(state).await,
+            ("update", _) => self.update(state).await,
+            ("patch", _) => self.patch(state).await,
+            ("delete", _) => self.delete(state).await,
+            ("deletecollection", _) => self.delete_collection(state).await,
+            _ => Err(Error::no_such_path()),
+        }
+    }
+
+    fn query(&self) -> &Query {
+        &self.info.query
+    }
+
+    fn kind(&self) -> &'static Kind {
+        self.access.kind
+    }
+
+    async fn get(&self, state: &State) -> Result<Response, Error> {
+        let entry = state
+            .registry
+            .get(&self.access, self.query().get("resourceVersion"))
+            .await?;
+        let include = negotiate::include_object(self.query().get("includeObject"))?;
+        render::object(self.kind(), &entry, self.format, include, StatusCode::OK)
+    }
+
+    async fn list(&self, state: &State) -> Result<Response, Error> {
+        let include = negotiate::include_object(self.query().get("includeObject"))?;
+        let page = state.registry.list(&self.access, &list_options(self.query())?).await?;
+        list::list(
+            self.kind(),
+            page,
+            self.format,
+            include,
+            negotiate::accepts_gzip(&self.headers),
+        )
+    }
+
+    async fn watch(&self, state: &State) -> Result<Response, Error> {
+        let query = self.query();
+        let include = negotiate::include_object(query.get("includeObject"))?;
+        let options = WatchOptions {
+            label_selector: query.get("labelSelector").to_owned(),
+            field_selector: query.get("fieldSelector").to_owned(),
+            resource_version: query.get("resourceVersion").to_owned(),
+            resource_version_match: query.get("resourceVersionMatch").to_owned(),
+            allow_bookmarks: query.flag("allowWatchBookmarks") == Some(true),
+            send_initial_events: query.flag("sendInitialEvents"),
+        };
+        let running = state.registry.watch(&self.access, &options).await?;
+        let gauge = state.metrics.long_running(&self.info);
+        Ok(watch::answer_watch(
+            running,
+            self.format,
+            include,
+            query.number("timeoutSeconds"),
+            state.shutdown.clone(),
+            gauge,
+        ))
+    }
+
+    fn write_options(&self) -> Result<WriteOptions, Error> {
+        let query = self.query();
+        let validation = query.get("fieldValidation");
+        let Some(field_validation) = FieldValidation::parse(validation) else {
+            return Err(bad_option(
+                "CreateOptions",
+                FieldError::not_supported("fieldValidation", validation, &["Ignore", "Warn", "Strict"]),
+            ));
+        };
+        let dry_run = dry_run(query)?;
+        let agent = self
+            .headers
+            .get(header::USER_AGENT)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or("");
+        let field_manager = match query.get("fieldManager") {
+            "" => agent.split('/').next().unwrap_or("").to_owned(),
+            manager => manager.to_owned(),
+        };
+        if field_manager.len() > 128 {
+            return Err(bad_option("CreateOptions", FieldError::too_long("fieldManager", 128)));
+        }
+        Ok(WriteOptions {
+            dry_run,
+            field_manager,
+            field_validation,
+        })
+    }
+
+    /// The body as this resource's object.
+    fn object(&self, options: &WriteOptions) -> Result<(Value, Vec<String>), Error> {
+        let api_version = self.kind().api_version();
+        self.body_as(self.kind().expected(&api_version), options)
+    }
+
+    fn body_as(&self, expected: Expected<'_>, options: &WriteOptions) -> Result<(Value, Vec<String>), Error> {
+        decode::decode(
+            expected,
+            negotiate::body_encoding(&self.headers)?,
+            &self.body,
+            options.field_validation,
+        )
+    }
+
+    async fn create(&self, state: &State) -> Result<Response, Error> {
+        let options = self.write_options()?;
+        let (object, unknown) = self.object(&options)?;
+        let written = state.registry.create(&self.access, object, &options).await?;
+        self.written(written, unknown)
+    }
+
+    async fn update(&self, state: &State) -> Result<Response, Error> {
+        let options = self.write_options()?;
+        let (object, unknown) = self.object(&options)?;
+        let written = state.registry.update(&self.access, object, &options).await?;
+        self.written(written, unknown)
+    }
+
+    async fn patch(&self, state: &State) -> Result<Response, Error> {
+        let options = self.write_options()?;
+        let written = state
+            .registry
+            .patch(&self.access, &self.parse_patch()?, &options)
+            .await?;
+        self.written(written, Vec::new())
+    }
+
+    fn parse_patch(&self) -> Result<Patch, Error> {
+        const ACCEPTED: &[&str] = &[
+            "application/json-patch+json",
+            "application/merge-patch+json",
+            "application/strategic-merge-patch+json",
+        ];
+        let kind = match negotiate::media_type(&self.headers) {
+            "application/json-patch+json" => PatchType::Json,
+            "application/merge-patch+json" => PatchType::Merge,
+            "application/strategic-merge-patch+json" => PatchType::Strategic,
+            _ => return Err(Error::unsupported_media_type(ACCEPTED)),
+        };
+        Patch::parse(kind, &self.body)
+    }
+
+    fn written(&self, written: Written, mut warnings: Vec<String>) -> Result<Response, Error> {
+        let status = if written.created {
+            StatusCode::CREATED
+        } else {
+            StatusCode::OK
+        };
+        let include = negotiate::include_object(self.query().get("includeObject"))?;
+        warnings.extend(written.warnings);
+        let response = render::object(self.kind(), &written.entry, self.format, include, status)?;
+        Ok(with_warnings(response, &warnings))
+    }
+
+    async fn delete(&self, state: &State) -> Result<Response, Error> {
+        let Removed { entry, gone, warnings } = state.registry.delete(&self.access, &self.delete_options()?).await?;
+        let response = if gone && !returns_deleted(self.kind()) {
+            let object = self.kind().stored_value(&entry)?;
+            let mut details = json!({"name": meta::text(&object, "name"), "kind": self.kind().info.resource, "uid": meta::text(&object, "uid")});
+            if !self.kind().info.group.is_empty() {
+                details["group"] = self.kind().info.group.into();
+            }
+            render::success(details, self.format, StatusCode::OK)?
+        } else {
+            let include = negotiate::include_object(self.query().get("includeObject"))?;
+            render::object(self.kind(), &entry, self.format, include, StatusCode::OK)?
+        };
+        Ok(with_warnings(response, &warnings))
+    }
+
+    async fn delete_collection(&self, state: &State) -> Result<Response, Error> {
+        let options = self.delete_options()?;
+        let entries = state
+            .registry
+            .delete_collection(&self.access, &list_options(self.query())?, &options)
+            .await?;
+        let page = crate::registry::Page {
+            entries,
+            revision: state.registry.store().revision(),
+            continue_: String::new(),
+            remaining: None,
+        };
+        let include = negotiate::include_object(self.query().get("includeObject"))?;
+        list::list(
+            self.kind(),
+            page,
+            self.format,
+            include,
+            negotiate::accepts_gzip(&self.headers),
+        )
+    }
+
+    /// From the body, or from the query if there is none.
+    fn delete_options(&self) -> Result<DeleteOptions, Error> {
+        let value = if self.body.is_empty() {
+            options_from_query(self.query())
+        } else {
+            self.options_from_body()?
+        };
+        let mut options = DeleteOptions::from_value(&value)
+            .map_err(|faults| Error::invalid(&GroupKind::new("meta.k8s.io", "DeleteOptions"), "", faults))?;
+        options.dry_run |= dry_run(self.query())?;
+        Ok(options)
+    }
+
+    fn options_from_body(&self) -> Result<Value, Error> {
+        let message = schema::for_kind("", "v1", "DeleteOptions")
+            .ok_or_else(|| Error::internal("no schema for DeleteOptions"))?;
+        let encoding = negotiate::body_encoding(&self.headers)?;
+        // DeleteOptions are accepted under any group's version.
+        let api_version = match encoding {
+            Encoding::Protobuf => codec::unwrap(&self.body)
+                .map(|(v, ..)| v.to_string())
+                .map_err(|error| Error::bad_request(error.to_string()))?,
+            _ => String::new(),
+        };
+        if encoding == Encoding::Protobuf {
+            let expected = Expected {
+                api_version: &api_version,
+                kind: "DeleteOptions",
+                message,
+            };
+            return Ok(decode::decode(expected, encoding, &self.body, FieldValidation::Ignore)?.0);
+        }
+        let mut value = match encoding {
+            Encoding::Yaml => codec::parse_yaml(&self.body),
+            _ => codec::parse_json(&self.body),
+        }
+        .map_err(|error| Error::bad_request(error.to_string()))?;
+        meta::map(&mut value).remove("apiVersion");
+        if value
+            .get("kind")
+            .and_then(Value::as_str)
+            .is_some_and(|kind| kind != "DeleteOptions")
+        {
+            // An older client sends the object itself; it has no options.
+            return Ok(json!({}));
+        }
+        decode::normalize(
+            Expected {
+                api_version: "v1",
+                kind: "DeleteOptions",
+                message,
+            },
+            &value,
+        )
+    }
+
+    async fn scale(&self, state: &State) -> Result<Response, Error> {
+        let expected = scale::expected()?;
+        if self.access.attributes.verb == "get" {
+            let view = state
+                .registry
+                .get_scale(&self.access, self.query().get("resourceVersion"))
+                .await?;
+            return render::value(&view, Some(expected.message), self.format, StatusCode::OK);
+        }
+        let options = self.write_options()?;
+        let (view, written) = if self.access.attributes.verb == "update" {
+            let (wanted, _) = self.body_as(expected, &options)?;
+            state
+                .registry
+                .change_scale(&self.access, |_| Ok(wanted.clone()), &options)
+                .await?
+        } else {
+            let patch = self.parse_patch()?;
+            let change = |old: Value| Ok(patch.apply_checked(expected, &old, options.field_validation)?.0);
+            state.registry.change_scale(&self.access, change, &options).await?
+        };
+        let response = render::value(&view, Some(expected.message), self.format, StatusCode::OK)?;
+        Ok(with_warnings(response, &written.warnings))
+    }
+
+    async fn bind(&self, state: &State, name: String) -> Result<Response, Error> {
+        let message = schema::for_kind("", "v1", "Binding").ok_or_else(|| Error::internal("no schema for Binding"))?;
+        let options = self.write_options()?;
+        let (binding, _) = self.body_as(
+            Expected {
+                api_version: "v1",
+                kind: "Binding",
+                message,
+            },
+            &options,
+        )?;
+        let target = Target::from_binding(&binding)?;
+        let mut attributes = self.access.attributes.clone();
+        attributes.name = if name.is_empty() {
+            meta::text(&binding, "name").to_owned()
+        } else {
+            name
+        };
+        (attributes.resource, attributes.subresource) = ("pods".into(), "binding".into());
+        let access = state.registry.authorize(self.access.user.clone(), attributes).await?;
+        state.registry.bind(&access, &target, options.dry_run).await?;
+        render::success(Value::Null, self.format, StatusCode::CREATED)
+    }
+
+    async fn evict(&self, state: &State) -> Result<Response, Error> {
+        let message =
+            schema::for_kind("policy", "v1", "Eviction").ok_or_else(|| Error::internal("no schema for Eviction"))?;
+        let options = self.write_options()?;
+        let (eviction, _) = self.body_as(
+            Expected {
+                api_version: "policy/v1",
+                kind: "Eviction",
+                message,
+            },
+            &options,
+        )?;
+        let name = meta::text(&eviction, "name");
+        if !name.is_empty() && name != self.access.attributes.name {
+            return Err(Error::bad_request("name in URL does not match name in Eviction object"));
+        }
+        let wish = eviction.get("deleteOptions").cloned().unwrap_or_else(|| json!({}));
+        let mut wish = DeleteOptions::from_value(&wish)
+            .map_err(|faults| Error::invalid(&GroupKind::new("policy", "Eviction"), name, faults))?;
+        wish.dry_run |= options.dry_run;
+        state.registry.evict(&self.access, &wish).await?;
+        render::success(Value::Null, self.format, StatusCode::CREATED)
+    }
+
+    async fn token(&self, state: &State) -> Result<Response, Error> {
+        let message = schema::for_kind("authentication.k8s.io", "v1", "TokenRequest")
+            .ok_or_else(|| Error::internal("no schema for TokenRequest"))?;
+        let expected = Expected {
+            api_version: "authentication.k8s.io/v1",
+            kind: "TokenRequest",
+            message,
+        };
+        let (request, _) = self.body_as(expected, &self.write_options()?)?;
+        let token = state.registry.issue_token(&self.access, request).await?;
+        render::value(&token, Some(message), self.format, StatusCode::CREATED)
+    }
+
+    async fn review(&self, state: &State) -> Result<Response, Error> {
+        let options = self.write_options()?;
+        let (object, unknown) = self.object(&options)?;
+        let answer = state.registry.review(&self.access, object).await?;
+        let response = render::value(
+            &answer,
+            Some(self.kind().info.message),
+            self.format,
+            StatusCode::CREATED,
+        )?;
+        Ok(with_warnings(response, &unknown))
+    }
+}
+
+fn list_options(query: &Query) -> Result<ListOptions, Error> {
+    let limit = match query.get("limit") {
+        "" => 0,
+        text => text
+            .parse()
+            .map_err(|_| Error::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))?,
+    };
+    Ok(ListOptions {
+        label_selector: query.get("labelSelector").to_owned(),
+        field_selector: query.get("fieldSelector").to_owned(),
+        resource_version: query.get("resourceVersion").to_owned(),
+        resource_version_match: query.get("resourceVersionMatch").to_owned(),
+        limit,
+        continue_: query.get("continue").to_owned(),
+    })
+}
+
+fn options_from_query(query: &Query) -> Value {
+    let mut value = json!({});
+    if let Some(grace) = query.number("gracePeriodSeconds") {
+        value["gracePeriodSeconds"] = grace.into();
+    }
+    if let Some(orphan) = query.flag("orphanDependents") {
+        value["orphanDependents"] = orphan.into();
+    }
+    if !query.get("propagationPolicy").is_empty() {
+        value["propagationPolicy"] = query.get("propagationPolicy").into();
+    }
+    value
+}
+
+fn dry_run(query: &Query) -> Result<bool, Error> {
+    let mut any = false;
+    for value in query.all("dryRun") {
+        if value != "All" {
+            return Err(bad_option(
+                "CreateOptions",
+                FieldError::not_supported("dryRun", value, &["All"]),
+            ));
+        }
+        any = true;
+    }
+    Ok(any)
+}
+
+fn bad_option(kind: &str, fault: FieldError) -> Error {
+    Error::invalid(&GroupKind::new("meta.k8s.io", kind), "", vec![fault])
+}
+
+/// Kinds whose deletion answers with the object instead of a `Status`, as upstream.
+fn returns_deleted(kind: &Kind) -> bool {
+    const RETURNED: &[&str] = &[
+        "pods",
+        "podtemplates",
+        "persistentvolumes",
+        "persistentvolumeclaims",
+        "resourcequotas",
+        "serviceaccounts",
+        "services",
+        "storageclasses",
+        "csidrivers",
+        "csinodes",
+        "volumeattachments",
+        "volumeattributesclasses",
+        "resourceclaims",
+        "resourceclaimtemplates",
+        "deviceclasses",
+        "resourceslices",
+    ];
+    RETURNED.contains(&kind.info.resource)
+}
+
+/// `Warning: 299 - "text"` for each.
+fn with_warnings(mut response: Response, warnings: &[String]) -> Response {
+    for warning in warnings {
+        let text: String = warning.chars().filter(|c| !c.is_control()).collect();
+        let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+    response
+}

@@ -1,0 +1,43 @@
+//! The one chain that every request passes, REST and gRPC alike.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use tower::util::BoxCloneSyncService;
+use tower::{ServiceBuilder, ServiceExt, service_fn};
+
+use super::body::{Request, Response, failure};
+use super::layer::{Next, layer};
+use super::{State, authn, authz, errors, guard, metrics, router, timeout};
+
+/// Builds the chain.
+pub fn stack(state: &Arc<State>) -> Next {
+    let routes = state.clone();
+    let chain = ServiceBuilder::new()
+        // Outermost: whatever happens below, the connection gets an answer.
+        .layer(layer(state, guard::catch_panics))
+        // Parses the request once and names it, before anything wants to talk about it.
+        .layer(layer(state, guard::identify))
+        // Errors of all layers below become a Status (REST) or a gRPC status.
+        .layer(layer(state, errors::to_status))
+        // Sees every outcome, refusals too, with its final code.
+        .layer(layer(state, metrics::measure))
+        // Everything below has to be done in time.
+        .layer(layer(state, timeout::limit))
+        // Who asks.
+        .layer(layer(state, authn::authenticate))
+        // Whether they may; gRPC calls are authorized in their handlers, where the resource is known.
+        .layer(layer(state, authz::authorize))
+        .service(service_fn(move |request: Request| {
+            router::route(routes.clone(), request)
+        }));
+    BoxCloneSyncService::new(chain)
+}
+
+/// Answers one request.
+///
+/// # Errors
+/// Never.
+pub async fn serve(stack: Next, request: Request) -> Result<Response, Infallible> {
+    Ok(stack.oneshot(request).await.unwrap_or_else(|error| failure(&error)))
+}

@@ -1,0 +1,356 @@
+//! Metadata: what the server sets, what callers may not change, and whether it is well-formed.
+
+use std::collections::BTreeMap;
+
+use api::{FieldError, names};
+use jiff::Timestamp;
+use rand::RngCore;
+use serde_json::{Map, Value};
+
+use super::strategy::Strategy;
+
+/// Upstream's limit on all annotations of one object, bytes.
+const ANNOTATIONS_LIMIT: usize = 256 << 10;
+
+/// The longest prefix of a generated name; five characters are added.
+const GENERATED_PREFIX_LIMIT: usize = 58;
+
+/// The object's metadata, made if it is missing.
+pub fn of(object: &mut Value) -> &mut Map<String, Value> {
+    child(map(object), "metadata")
+}
+
+/// A field of the object as a map, made if it is missing.
+pub fn child<'a>(object: &'a mut Map<String, Value>, field: &str) -> &'a mut Map<String, Value> {
+    map(object.entry(field).or_insert(Value::Null))
+}
+
+/// The value as a map; anything else becomes an empty one.
+pub fn map(value: &mut Value) -> &mut Map<String, Value> {
+    if !value.is_object() {
+        *value = Value::Object(Map::new());
+    }
+    match value {
+        Value::Object(map) => map,
+        _ => unreachable!("made an object above"),
+    }
+}
+
+/// A text field of the metadata, empty if it is not there.
+pub fn text<'a>(object: &'a Value, field: &str) -> &'a str {
+    object
+        .get("metadata")
+        .and_then(|m| m.get(field))
+        .and_then(Value::as_str)
+        .unwrap_or("")
+}
+
+/// The finalizers.
+pub fn finalizers(object: &Value) -> Vec<&str> {
+    let list = object.pointer("/metadata/finalizers").and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+/// The labels.
+pub fn labels(object: &Value) -> BTreeMap<String, String> {
+    let labels = object.pointer("/metadata/labels").and_then(Value::as_object);
+    labels
+        .into_iter()
+        .flatten()
+        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+        .collect()
+}
+
+/// True once deletion has been asked for.
+pub fn is_deleting(object: &Value) -> bool {
+    !text(object, "deletionTimestamp").is_empty()
+}
+
+/// `metadata.generation`, 0 if it is not counted.
+pub fn generation(object: &Value) -> i64 {
+    object
+        .pointer("/metadata/generation")
+        .and_then(Value::as_i64)
+        .unwrap_or(0)
+}
+
+/// A time as `metav1.Time` prints it.
+pub fn time(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// A name from a prefix.
+pub fn generate_name(prefix: &str) -> String {
+    let mut random = [0u8; 8];
+    rand::rng().fill_bytes(&mut random);
+    let mut end = prefix.len().min(GENERATED_PREFIX_LIMIT);
+    while !prefix.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{}", &prefix[..end], names::generate_suffix(&random))
+}
+
+/// Sets what the server owns on a new object.
+pub fn begin(object: &mut Value, generation: bool, now: Timestamp) {
+    let metadata = of(object);
+    for field in [
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "resourceVersion",
+        "generation",
+    ] {
+        metadata.remove(field);
+    }
+    metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
+    metadata.insert("creationTimestamp".into(), time(now).into());
+    if generation {
+        metadata.insert("generation".into(), 1.into());
+    }
+}
+
+/// Restores what a write may not touch silently.
+pub fn carry_over(new: &mut Value, old: &Value) {
+    let old_metadata = old.get("metadata").and_then(Value::as_object);
+    let metadata = of(new);
+    for field in [
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "selfLink",
+    ] {
+        match old_metadata.and_then(|m| m.get(field)) {
+            Some(value) => metadata.insert(field.into(), value.clone()),
+            None => metadata.remove(field),
+        };
+    }
+    for field in ["uid", "namespace"] {
+        if metadata.get(field).and_then(Value::as_str).unwrap_or("").is_empty()
+            && let Some(value) = old_metadata.and_then(|m| m.get(field))
+        {
+            metadata.insert(field.into(), value.clone());
+        }
+    }
+}
+
+/// Counts the generation if anything but metadata and status differs.
+pub fn count_generation(new: &mut Value, old: &Value) {
+    if has_other_desires(new, old) || has_other_desires(old, new) {
+        let next = generation(old) + 1;
+        of(new).insert("generation".into(), next.into());
+    }
+}
+
+/// True if a field of `one` besides metadata and status is different or missing in `other`.
+fn has_other_desires(one: &Value, other: &Value) -> bool {
+    let mut fields = one.as_object().into_iter().flatten();
+    fields.any(|(field, value)| field != "metadata" && field != "status" && other.get(field) != Some(value))
+}
+
+/// Faults of a new object's metadata.
+pub fn validate(object: &Value, namespaced: bool, strategy: &dyn Strategy) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let (name, prefix, namespace) = (
+        text(object, "name"),
+        text(object, "generateName"),
+        text(object, "namespace"),
+    );
+    if !prefix.is_empty() {
+        errors.extend(
+            strategy
+                .validate_name(prefix, true)
+                .into_iter()
+                .map(|why| FieldError::invalid("metadata.generateName", prefix, why)),
+        );
+    }
+    if name.is_empty() {
+        errors.push(FieldError::required(
+            "metadata.name",
+            "name or generateName is required",
+        ));
+    } else {
+        errors.extend(
+            strategy
+                .validate_name(name, false)
+                .into_iter()
+                .map(|why| FieldError::invalid("metadata.name", name, why)),
+        );
+    }
+    match (namespaced, namespace) {
+        (true, "") => errors.push(FieldError::required("metadata.namespace", "")),
+        (true, namespace) => {
+            errors.extend(
+                names::dns1123_label(namespace)
+                    .into_iter()
+                    .map(|why| FieldError::invalid("metadata.namespace", namespace, why)),
+            );
+        }
+        (false, "") => {}
+        (false, _) => errors.push(FieldError::forbidden("metadata.namespace", "not allowed on this type")),
+    }
+    errors.extend(validate_maps(object));
+    errors.extend(validate_references(object));
+    errors
+}
+
+/// Faults of a change of metadata.
+pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = validate_maps(new);
+    errors.extend(validate_references(new));
+    for field in ["name", "namespace", "uid"] {
+        let (is, was) = (text(new, field), text(old, field));
+        if is != was {
+            errors.push(FieldError::invalid(
+                format!("metadata.{field}"),
+                is,
+                "field is immutable",
+            ));
+        }
+    }
+    if is_deleting(old) {
+        let before = finalizers(old);
+        let added: Vec<&str> = finalizers(new).into_iter().filter(|f| !before.contains(f)).collect();
+        if !added.is_empty() {
+            let list = added.iter().map(|f| format!("{f:?}")).collect::<Vec<_>>().join(", ");
+            errors.push(FieldError::forbidden(
+                "metadata.finalizers",
+                format!("no new finalizers can be added if the object is being deleted, found new finalizers []string{{{list}}}"),
+            ));
+        }
+    }
+    errors
+}
+
+fn validate_maps(object: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let map = |field: &str| {
+        object
+            .pointer(&format!("/metadata/{field}"))
+            .and_then(Value::as_object)
+            .cloned()
+            .unwrap_or_default()
+    };
+    for (key, value) in map("labels") {
+        errors.extend(
+            names::qualified_name(&key)
+                .into_iter()
+                .map(|why| FieldError::invalid("metadata.labels", key.as_str(), why)),
+        );
+        let value = value.as_str().unwrap_or("").to_owned();
+        errors.extend(
+            names::label_value(&value)
+                .into_iter()
+                .map(|why| FieldError::invalid("metadata.labels", value.as_str(), why)),
+        );
+    }
+    let annotations = map("annotations");
+    let mut size = 0;
+    for (key, value) in &annotations {
+        errors.extend(
+            names::qualified_name(&key.to_lowercase())
+                .into_iter()
+                .map(|why| FieldError::invalid("metadata.annotations", key.as_str(), why)),
+        );
+        size += key.len() + value.as_str().map_or(0, str::len);
+    }
+    if size > ANNOTATIONS_LIMIT {
+        errors.push(FieldError::too_long("metadata.annotations", ANNOTATIONS_LIMIT));
+    }
+    for finalizer in finalizers(object) {
+        errors.extend(
+            names::qualified_name(finalizer)
+                .into_iter()
+                .map(|why| FieldError::invalid("metadata.finalizers", finalizer, why)),
+        );
+    }
+    errors
+}
+
+fn validate_references(object: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let references = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+    let mut controllers = Vec::new();
+    for (index, reference) in references.into_iter().flatten().enumerate() {
+        let path = format!("metadata.ownerReferences[{index}]");
+        for (field, detail) in [
+            ("apiVersion", "version must not be empty"),
+            ("kind", "must not be empty"),
+            ("name", "must not be empty"),
+            ("uid", "must not be empty"),
+        ] {
+            let value = reference.get(field).and_then(Value::as_str).unwrap_or("");
+            if value.is_empty() {
+                errors.push(FieldError::invalid(format!("{path}.{field}"), value, detail));
+            }
+        }
+        if reference.get("controller").and_then(Value::as_bool) == Some(true) {
+            controllers.push(format!(
+                "{}/{}",
+                reference.get("kind").and_then(Value::as_str).unwrap_or(""),
+                reference.get("name").and_then(Value::as_str).unwrap_or("")
+            ));
+        }
+    }
+    if let [first, second, ..] = controllers.as_slice() {
+        let references = object.pointer("/metadata/ownerReferences").cloned().unwrap_or_default();
+        errors.push(FieldError::invalid(
+            "metadata.ownerReferences",
+            references,
+            format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {second}"),
+        ));
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::registry::strategy::Generic;
+
+    #[test]
+    fn bad_metadata_is_named_by_path() {
+        let object = json!({"metadata": {"name": "Web", "namespace": "default", "labels": {"a b": "x"},
+            "ownerReferences": [{"kind": "Pod", "name": "p", "uid": "u"}]}});
+        let fields: Vec<String> = validate(&object, true, &Generic { generation: false })
+            .into_iter()
+            .map(|e| e.field)
+            .collect();
+        assert_eq!(
+            fields,
+            [
+                "metadata.name",
+                "metadata.labels",
+                "metadata.ownerReferences[0].apiVersion"
+            ]
+        );
+    }
+
+    #[test]
+    fn no_finalizer_joins_a_dying_object() {
+        let old =
+            json!({"metadata": {"name": "a", "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x/a"]}});
+        let new = json!({"metadata": {"name": "a", "finalizers": ["x/a", "x/b"]}});
+        assert_eq!(validate_update(&new, &old)[0].field, "metadata.finalizers");
+    }
+
+    #[test]
+    fn generation_counts_what_is_desired_only() {
+        let old = json!({"metadata": {"generation": 3}, "spec": {"a": 1}, "status": {}});
+        let mut new =
+            json!({"metadata": {"generation": 3, "labels": {"x": "y"}}, "spec": {"a": 1}, "status": {"b": 1}});
+        count_generation(&mut new, &old);
+        assert_eq!(generation(&new), 3);
+        new["spec"]["a"] = 2.into();
+        count_generation(&mut new, &old);
+        assert_eq!(generation(&new), 4);
+    }
+
+    #[test]
+    fn generated_names_fit() {
+        assert_eq!(generate_name(&"a".repeat(100)).len(), 63);
+        assert!(generate_name("web-").starts_with("web-"));
+    }
+}

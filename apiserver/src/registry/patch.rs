@@ -1,0 +1,150 @@
+//! Patches: JSON patch, JSON merge patch, strategic merge patch.
+
+use api::codec;
+use api::schema::Message;
+use api::{Error, FieldError, GroupKind};
+use serde_json::Value;
+
+use super::create::Written;
+use super::decode::{self, Expected};
+use super::options::{FieldValidation, WriteOptions};
+use super::update::Rules;
+use super::{Access, Registry, convert, meta};
+
+/// How a patch is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PatchType {
+    /// RFC 6902.
+    Json,
+    /// RFC 7396.
+    Merge,
+    /// Kubernetes' own, with list semantics from the schema.
+    Strategic,
+}
+
+/// A parsed patch.
+pub struct Patch {
+    form: Form,
+    text: Vec<u8>,
+}
+
+enum Form {
+    Json,
+    Merge(Value),
+    Strategic(Value),
+}
+
+impl Patch {
+    /// Parses the body; a JSON patch is parsed when it is applied.
+    ///
+    /// # Errors
+    /// 400 for a body that is not JSON.
+    pub fn parse(kind: PatchType, body: &[u8]) -> Result<Self, Error> {
+        let value = || codec::parse_json(body).map_err(|error| Error::bad_request(error.to_string()));
+        let form = match kind {
+            PatchType::Json => Form::Json,
+            PatchType::Merge => Form::Merge(value()?),
+            PatchType::Strategic => Form::Strategic(value()?),
+        };
+        Ok(Self {
+            form,
+            text: body.to_vec(),
+        })
+    }
+
+    /// The patched value; it may have unknown fields and wrong types.
+    ///
+    /// # Errors
+    /// 400 or 422 when the patch does not fit.
+    pub fn apply(&self, message: &'static Message, object: &Value) -> Result<Value, Error> {
+        match &self.form {
+            Form::Json => api::patch::json_patch(object, &self.text).map_err(refused),
+            Form::Merge(patch) => {
+                let mut patched = object.clone();
+                api::patch::merge_patch(&mut patched, patch);
+                Ok(patched)
+            }
+            Form::Strategic(patch) => api::patch::strategic_merge(message, object, patch).map_err(refused),
+        }
+    }
+
+    /// The patched object, checked against the schema.
+    ///
+    /// # Errors
+    /// As [`Patch::apply`]; 422 naming the patch when its result is not the kind's object.
+    pub fn apply_checked(
+        &self,
+        expected: Expected<'_>,
+        object: &Value,
+        validation: FieldValidation,
+    ) -> Result<(Value, Vec<String>), Error> {
+        let patched = self.apply(expected.message, object)?;
+        let blame = |error: Error| {
+            let fault = FieldError::invalid("patch", String::from_utf8_lossy(&self.text).into_owned(), error.message);
+            Error::invalid(&GroupKind::new("", ""), "", vec![fault])
+        };
+        let warnings = decode::unknown(expected, &patched, validation, Vec::new()).map_err(blame)?;
+        let normal = decode::normalize(expected, &patched).map_err(blame)?;
+        Ok((normal, warnings))
+    }
+}
+
+fn refused(error: api::patch::Error) -> Error {
+    match error {
+        api::patch::Error::Malformed(why) => Error::bad_request(why),
+        api::patch::Error::TooManyOperations(_) => Error::too_large(error),
+        api::patch::Error::Inapplicable(why) => Error {
+            code: 422,
+            reason: "Invalid".into(),
+            message: why,
+            details: None,
+        },
+    }
+}
+
+impl Registry {
+    /// Changes an object, its status or another part of it by a patch; lost races are run again.
+    ///
+    /// # Errors
+    /// As [`Registry::update`] and [`Patch::apply_checked`].
+    pub async fn patch(&self, access: &Access, patch: &Patch, options: &WriteOptions) -> Result<Written, Error> {
+        let kind = access.kind;
+        let api_version = kind.api_version();
+        let expected = kind.expected(&api_version);
+        let unknown = parking_lot::Mutex::new(Vec::new());
+        let change = |old: &Value| {
+            let patched = if kind.is_storage_version() {
+                patch.apply_checked(expected, old, options.field_validation)
+            } else {
+                patch.apply_checked(
+                    expected,
+                    &convert::from_storage(kind, old.clone()),
+                    options.field_validation,
+                )
+            };
+            let (new, warnings) = patched?;
+            *unknown.lock() = warnings;
+            let (is, wanted) = (meta::text(&new, "name"), &access.attributes.name);
+            if is != wanted {
+                return Err(Error::bad_request(format!(
+                    "the name of the object ({is}) does not match the name on the URL ({wanted})"
+                )));
+            }
+            Ok(convert::to_storage(kind, new))
+        };
+        let mut written = self
+            .change(
+                access,
+                &change,
+                Rules {
+                    retry: true,
+                    unconditional: true,
+                    trusted: false,
+                },
+                options,
+            )
+            .await?;
+        written.warnings.extend(unknown.into_inner());
+        Ok(written)
+    }
+}

@@ -1,0 +1,257 @@
+//! Watch: the state as events, then every change, filtered by the selectors.
+//!
+//! An object that enters a selector is ADDED, one that leaves it is DELETED. Events that pass without a selector share one encoded frame among
+//! all watchers; encoding is left to the front ends.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use api::{Error, FieldError, GroupKind};
+use bytes::Bytes;
+
+use super::options::{ListOptions, WatchOptions};
+use super::read::parse_revision;
+use super::select::Filter;
+use super::{Access, Kind, Registry, store_error};
+use crate::store::{Change, Entry, Revision, StoreError, WatchEvent, Watcher};
+
+/// What happened to an object, from the watcher's view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EventType {
+    /// It is new to the watcher.
+    Added,
+    /// It changed.
+    Modified,
+    /// It is gone from the watcher's view.
+    Deleted,
+}
+
+impl EventType {
+    /// As in `WatchEvent.type`.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Added => "ADDED",
+            Self::Modified => "MODIFIED",
+            Self::Deleted => "DELETED",
+        }
+    }
+}
+
+/// One event for one watcher.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A change as the store tells it to everybody: its frames are shared.
+    Shared(Arc<WatchEvent>),
+    /// An event made for this watcher.
+    Own {
+        /// What happened.
+        kind: EventType,
+        /// The object.
+        entry: Arc<Entry>,
+        /// The revision the object shows instead of its own, for an object that left.
+        revision: Option<Revision>,
+    },
+    /// Nothing older than this revision will come.
+    Bookmark {
+        /// How far the watcher has got.
+        revision: Revision,
+        /// The initial state is complete.
+        initial: bool,
+    },
+}
+
+impl Event {
+    /// What happened, and to which object; `None` for a bookmark.
+    pub fn parts(&self) -> Option<(EventType, &Arc<Entry>, Option<Revision>)> {
+        match self {
+            Self::Shared(event) => Some(match &event.change {
+                Change::Put { entry, previous: None } => (EventType::Added, entry, None),
+                Change::Put {
+                    entry,
+                    previous: Some(_),
+                } => (EventType::Modified, entry, None),
+                Change::Delete { previous } => (EventType::Deleted, previous, Some(event.revision)),
+            }),
+            Self::Own { kind, entry, revision } => Some((*kind, entry, *revision)),
+            Self::Bookmark { .. } => None,
+        }
+    }
+}
+
+/// The entry as an event shows it: with another revision if the event has one.
+pub fn shown(entry: &Arc<Entry>, revision: Option<Revision>) -> Arc<Entry> {
+    match revision {
+        None => entry.clone(),
+        Some(revision) => {
+            let value = Bytes::from(api::codec::set_resource_version(&entry.value, revision));
+            Arc::new(Entry::new(
+                entry.key.clone(),
+                entry.create_revision,
+                revision,
+                value,
+                None,
+            ))
+        }
+    }
+}
+
+/// A running watch.
+pub struct Watch {
+    /// The resource.
+    pub kind: &'static Kind,
+    initial: VecDeque<Event>,
+    watcher: Watcher,
+    filter: Filter,
+    bookmarks: bool,
+}
+
+impl Watch {
+    /// The next events, at least one; `None` once the store stops.
+    ///
+    /// # Errors
+    /// 410 when the watcher was too slow. Nothing comes after an error.
+    pub async fn next(&mut self) -> Option<Result<Vec<Event>, Error>> {
+        if !self.initial.is_empty() {
+            return Some(Ok(self.initial.drain(..).collect()));
+        }
+        loop {
+            let batch = match self.watcher.next().await? {
+                Ok(batch) => batch,
+                Err(error) => return Some(Err(watch_error(error))),
+            };
+            let events: Vec<Event> = batch.into_iter().filter_map(|event| self.view(event)).collect();
+            if !events.is_empty() {
+                return Some(Ok(events));
+            }
+        }
+    }
+
+    /// A bookmark for now, if the caller wants any.
+    pub fn bookmark(&mut self) -> Option<Event> {
+        let revision = self.watcher.progress();
+        (self.bookmarks && revision > 0).then_some(Event::Bookmark {
+            revision,
+            initial: false,
+        })
+    }
+
+    /// The event as this watcher sees it.
+    fn view(&self, event: Arc<WatchEvent>) -> Option<Event> {
+        if self.filter.is_empty() {
+            return Some(Event::Shared(event));
+        }
+        let passes = |entry: Option<&Arc<Entry>>| entry.is_some_and(|entry| self.filter.matches(&entry.value));
+        match (passes(event.change.previous()), passes(event.change.current())) {
+            (false, false) => None,
+            (true, true) => Some(Event::Shared(event)),
+            (false, true) => match &event.change {
+                Change::Put { previous: None, .. } => Some(Event::Shared(event)),
+                Change::Put { entry, .. } => Some(Event::Own {
+                    kind: EventType::Added,
+                    entry: entry.clone(),
+                    revision: None,
+                }),
+                Change::Delete { .. } => None,
+            },
+            (true, false) => match &event.change {
+                Change::Delete { .. } => Some(Event::Shared(event)),
+                Change::Put { previous, .. } => previous.clone().map(|entry| Event::Own {
+                    kind: EventType::Deleted,
+                    entry,
+                    revision: Some(event.revision),
+                }),
+            },
+        }
+    }
+}
+
+impl Registry {
+    /// Starts a watch of a collection, or of one object if the request names it.
+    ///
+    /// # Errors
+    /// 400 for bad options, 410 for a revision that is gone.
+    pub async fn watch(&self, access: &Access, options: &WatchOptions) -> Result<Watch, Error> {
+        let mut fields = options.field_selector.clone();
+        if !access.attributes.name.is_empty() {
+            let name = format!("metadata.name={}", access.attributes.name);
+            fields = if fields.is_empty() {
+                name
+            } else {
+                format!("{fields},{name}")
+            };
+        }
+        let filter = Filter::parse(access.kind, &options.label_selector, &fields)?;
+        check(options)?;
+        let after = parse_revision(&options.resource_version)?;
+        let initial = options.send_initial_events.unwrap_or(matches!(after, None | Some(0)));
+        let mut events = VecDeque::new();
+        let revision = match (initial, after) {
+            (false, Some(revision)) if revision > 0 => revision,
+            (false, _) => self.store.revision(),
+            (true, _) => {
+                let list = ListOptions {
+                    label_selector: options.label_selector.clone(),
+                    field_selector: fields,
+                    resource_version: options.resource_version.clone(),
+                    ..ListOptions::default()
+                };
+                let page = self.list(access, &list).await?;
+                let added = page.entries.into_iter().map(|entry| Event::Own {
+                    kind: EventType::Added,
+                    entry,
+                    revision: None,
+                });
+                events.extend(added);
+                if options.send_initial_events == Some(true) && options.allow_bookmarks {
+                    events.push_back(Event::Bookmark {
+                        revision: page.revision,
+                        initial: true,
+                    });
+                }
+                page.revision
+            }
+        };
+        let watcher = self
+            .store
+            .watch(&filter.prefix(access), revision)
+            .map_err(watch_error)?;
+        Ok(Watch {
+            kind: access.kind,
+            initial: events,
+            watcher,
+            filter,
+            bookmarks: options.allow_bookmarks,
+        })
+    }
+}
+
+fn watch_error(error: StoreError) -> Error {
+    match error {
+        StoreError::Compacted { oldest } => {
+            Error::expired(format!("too old resource version: the oldest one kept is {oldest}"))
+        }
+        other => store_error(other),
+    }
+}
+
+fn check(options: &WatchOptions) -> Result<(), Error> {
+    const FIELD: &str = "resourceVersionMatch";
+    let matched = options.resource_version_match.as_str();
+    let fault = match (options.send_initial_events, matched) {
+        (None, "") => return Ok(()),
+        (None, _) => FieldError::forbidden(
+            FIELD,
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        ),
+        (Some(_), "NotOlderThan") => return Ok(()),
+        (Some(_), _) => FieldError::forbidden(
+            FIELD,
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        ),
+    };
+    Err(Error::invalid(
+        &GroupKind::new("meta.k8s.io", "ListOptions"),
+        "",
+        vec![fault],
+    ))
+}
