@@ -42,7 +42,11 @@ fn generated_code_is_current() {
             continue;
         }
         let current = std::fs::read_to_string(&kept).unwrap_or_default();
-        assert!(current == fresh, "{} is stale: run KEELSON_REGENERATE=1 cargo test -p proto", kept.display());
+        assert!(
+            current == fresh,
+            "{} is stale: run KEELSON_REGENERATE=1 cargo test -p proto",
+            kept.display()
+        );
     }
 }
 
@@ -80,7 +84,11 @@ fn released_fields_keep_number_and_type() {
 }
 
 fn read(path: &Path) -> BTreeSet<String> {
-    std::fs::read_to_string(path).unwrap_or_default().lines().map(String::from).collect()
+    std::fs::read_to_string(path)
+        .unwrap_or_default()
+        .lines()
+        .map(String::from)
+        .collect()
 }
 
 fn collect(scope: &str, message: &DescriptorProto, into: &mut BTreeSet<String>) {

@@ -45,7 +45,11 @@ impl Config {
     /// One line that names the file and the key.
     pub fn from_kubeconfig(path: &Path) -> Result<Self, ConfigError> {
         let kubeconfig::Target { servers, tls } = kubeconfig::read(path)?;
-        Ok(Self { servers, tls, user_agent: "keelson".to_owned() })
+        Ok(Self {
+            servers,
+            tls,
+            user_agent: "keelson".to_owned(),
+        })
     }
 
     /// Sets the name that the API server sees.
@@ -86,7 +90,10 @@ impl Client {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(16 << 20);
-        let servers = Arc::new(Servers { addresses: config.servers, next: AtomicUsize::new(0) });
+        let servers = Arc::new(Servers {
+            addresses: config.servers,
+            next: AtomicUsize::new(0),
+        });
         let connector = tower::service_fn(move |_: http::Uri| {
             let (tls, servers) = (tls.clone(), servers.clone());
             async move { servers.connect(&tls).await.map(TokioIo::new) }
@@ -139,7 +146,10 @@ impl Servers {
 }
 
 async fn open(address: &str, tls: &TlsConnector) -> std::io::Result<TlsStream<TcpStream>> {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+    let host = address
+        .rsplit_once(':')
+        .map_or(address, |(host, _)| host)
+        .trim_matches(['[', ']']);
     let name = ServerName::try_from(host.to_owned()).map_err(std::io::Error::other)?;
     let tcp = TcpStream::connect(address).await?;
     tcp.set_nodelay(true)?;

@@ -16,7 +16,9 @@ pub struct PartialObject {
 
 impl PartialObject {
     pub(crate) fn decode(bytes: &[u8]) -> std::result::Result<Self, api::codec::Error> {
-        Ok(Self { metadata: api::codec::object_meta(bytes)? })
+        Ok(Self {
+            metadata: api::codec::object_meta(bytes)?,
+        })
     }
 
     /// Namespace and name.
@@ -37,7 +39,10 @@ pub struct Dynamic {
 
 impl Client {
     pub(crate) fn dynamic_of(&self, resource: pb::Resource) -> Dynamic {
-        Dynamic { client: self.clone(), resource }
+        Dynamic {
+            client: self.clone(),
+            resource,
+        }
     }
 }
 
@@ -63,25 +68,39 @@ impl Dynamic {
             name: name.to_owned(),
             ..pb::GetRequest::default()
         };
-        Ok(PartialObject::decode(&self.client.grpc().get(request).await?.into_inner().object)?)
+        Ok(PartialObject::decode(
+            &self.client.grpc().get(request).await?.into_inner().object,
+        )?)
     }
 
     /// Lists objects' metadata.
     pub async fn list(&self, params: &ListParams) -> Result<List<PartialObject>> {
         let listed = watch::list(&self.source(params), &params.resource_version).await?;
-        let items = listed.objects.iter().map(|b| PartialObject::decode(b)).collect::<std::result::Result<_, _>>()?;
-        Ok(List { items, resource_version: listed.resource_version })
+        let items = listed
+            .objects
+            .iter()
+            .map(|b| PartialObject::decode(b))
+            .collect::<std::result::Result<_, _>>()?;
+        Ok(List {
+            items,
+            resource_version: listed.resource_version,
+        })
     }
 
     /// Changes a part of an object.
     pub async fn patch(&self, namespace: &str, name: &str, patch: &Patch) -> Result<PartialObject> {
         let request = patch_request(self.resource.clone(), namespace, name, "", patch);
-        Ok(PartialObject::decode(&self.client.grpc().patch(request).await?.into_inner().object)?)
+        Ok(PartialObject::decode(
+            &self.client.grpc().patch(request).await?.into_inner().object,
+        )?)
     }
 
     /// Deletes an object, or marks it for deletion.
     pub async fn delete(&self, namespace: &str, name: &str, params: &DeleteParams) -> Result<()> {
-        self.client.grpc().delete(params.request(self.resource.clone(), namespace, name)).await?;
+        self.client
+            .grpc()
+            .delete(params.request(self.resource.clone(), namespace, name))
+            .await?;
         Ok(())
     }
 

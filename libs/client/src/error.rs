@@ -61,7 +61,11 @@ impl Error {
     pub fn is_namespace_terminating(&self) -> bool {
         self.api().is_some_and(|error| {
             error.details.as_ref().is_some_and(|details| {
-                details.causes.iter().flatten().any(|cause| cause.reason.as_deref() == Some("NamespaceTerminating"))
+                details
+                    .causes
+                    .iter()
+                    .flatten()
+                    .any(|cause| cause.reason.as_deref() == Some("NamespaceTerminating"))
             })
         })
     }

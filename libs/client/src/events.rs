@@ -92,7 +92,13 @@ impl EventRecorder {
     pub fn event_about(&self, about: ObjectReference, kind: EventType, reason: &str, message: impl Into<String>) {
         let message = message.into();
         tracing::debug!(name = about.name.as_deref().unwrap_or(""), reason, %message, "event");
-        let occurrence = Occurrence { about, kind, reason: reason.to_owned(), message, at: Timestamp::now() };
+        let occurrence = Occurrence {
+            about,
+            kind,
+            reason: reason.to_owned(),
+            message,
+            at: Timestamp::now(),
+        };
         if self.queue.try_send(occurrence).is_err() {
             tracing::warn!(reason, "event dropped: too many are waiting");
         }
@@ -146,7 +152,10 @@ impl Correlator {
         };
         if let Some((name, count)) = self.known.get_mut(&identity) {
             *count += 1;
-            return Some(Write::Count { name: name.clone(), count: *count });
+            return Some(Write::Count {
+                name: name.clone(),
+                count: *count,
+            });
         }
         if self.known.len() >= REMEMBERED {
             self.known.clear();
@@ -205,7 +214,11 @@ impl Writer {
     }
 
     async fn write(&mut self, occurrence: &Occurrence) -> crate::Result<()> {
-        let namespace = occurrence.about.namespace.clone().unwrap_or_else(|| "default".to_owned());
+        let namespace = occurrence
+            .about
+            .namespace
+            .clone()
+            .unwrap_or_else(|| "default".to_owned());
         match self.correlator.decide(occurrence) {
             None => Ok(()),
             Some(Write::Create { name }) => {
@@ -221,7 +234,10 @@ impl Writer {
                     Err(error) if error.is_not_found() => {
                         self.correlator.forget(&name);
                         let name = format!("{name}.{count}");
-                        self.api.create(&self.object(&name, &namespace, occurrence)).await.map(drop)
+                        self.api
+                            .create(&self.object(&name, &namespace, occurrence))
+                            .await
+                            .map(drop)
                     }
                     outcome => outcome.map(drop),
                 }
@@ -262,7 +278,10 @@ mod tests {
 
     fn occurrence(message: &str, at: i64) -> Occurrence {
         Occurrence {
-            about: ObjectReference { name: Some("web".into()), ..ObjectReference::default() },
+            about: ObjectReference {
+                name: Some("web".into()),
+                ..ObjectReference::default()
+            },
             kind: EventType::Normal,
             reason: "Pulled".into(),
             message: message.into(),
@@ -273,18 +292,34 @@ mod tests {
     #[test]
     fn repeats_are_counted_on_one_event() {
         let mut correlator = Correlator::default();
-        let Some(Write::Create { name }) = correlator.decide(&occurrence("image present", 1)) else { panic!() };
+        let Some(Write::Create { name }) = correlator.decide(&occurrence("image present", 1)) else {
+            panic!()
+        };
         assert!(name.starts_with("web."));
-        assert_eq!(correlator.decide(&occurrence("image present", 2)), Some(Write::Count { name: name.clone(), count: 2 }));
-        assert!(matches!(correlator.decide(&occurrence("other", 2)), Some(Write::Create { .. })));
+        assert_eq!(
+            correlator.decide(&occurrence("image present", 2)),
+            Some(Write::Count {
+                name: name.clone(),
+                count: 2
+            })
+        );
+        assert!(matches!(
+            correlator.decide(&occurrence("other", 2)),
+            Some(Write::Create { .. })
+        ));
         correlator.forget(&name);
-        assert!(matches!(correlator.decide(&occurrence("image present", 3)), Some(Write::Create { .. })));
+        assert!(matches!(
+            correlator.decide(&occurrence("image present", 3)),
+            Some(Write::Create { .. })
+        ));
     }
 
     #[test]
     fn a_flood_is_silenced_and_recovers() {
         let mut correlator = Correlator::default();
-        let written = (0..100).filter(|i| correlator.decide(&occurrence(&format!("m{i}"), 1)).is_some()).count();
+        let written = (0..100)
+            .filter(|i| correlator.decide(&occurrence(&format!("m{i}"), 1)).is_some())
+            .count();
         assert_eq!(written, 25);
         assert!(correlator.decide(&occurrence("later", 1 + 301)).is_some());
     }

@@ -37,7 +37,10 @@ pub struct Informer<T> {
 impl<K: Object> Informer<K> {
     /// Follows the objects of a kind that `params` selects.
     pub fn new(client: &Client, params: &ListParams) -> Self {
-        let reading = Reading { decode: |bytes| K::decode(bytes), meta: |object| object.metadata() };
+        let reading = Reading {
+            decode: |bytes| K::decode(bytes),
+            meta: |object| object.metadata(),
+        };
         Self::over(Source::new(client, resource_of::<K>(), params), reading)
     }
 }
@@ -45,14 +48,22 @@ impl<K: Object> Informer<K> {
 impl Informer<PartialObject> {
     /// Follows the metadata of any resource's objects.
     pub fn partial(dynamic: &Dynamic, params: &ListParams) -> Self {
-        let reading = Reading { decode: |bytes| PartialObject::decode(bytes), meta: |object: &PartialObject| &object.metadata };
+        let reading = Reading {
+            decode: |bytes| PartialObject::decode(bytes),
+            meta: |object: &PartialObject| &object.metadata,
+        };
         Self::over(dynamic.source(params), reading)
     }
 }
 
 impl<T: Send + Sync + 'static> Informer<T> {
     fn over(source: Source, reading: Reading<T>) -> Self {
-        Self { source, reading, indexes: Vec::new(), handlers: Vec::new() }
+        Self {
+            source,
+            reading,
+            indexes: Vec::new(),
+            handlers: Vec::new(),
+        }
     }
 
     /// Files objects under computed values, for [`Cache::by_index`].
@@ -99,7 +110,11 @@ impl<T: Send + Sync + 'static> Follower<T> {
     async fn follow(mut self) {
         let mut backoff = Backoff::default();
         loop {
-            let outcome = if self.revision.is_empty() { self.list().await } else { self.watch(&mut backoff).await };
+            let outcome = if self.revision.is_empty() {
+                self.list().await
+            } else {
+                self.watch(&mut backoff).await
+            };
             match outcome {
                 Ok(()) => {}
                 Err(error) if error.is_expired() => {
@@ -196,7 +211,10 @@ impl<T: Send + Sync + 'static> Follower<T> {
 
     fn key(&self, object: &T) -> ObjectKey {
         let meta = (self.reading.meta)(object);
-        ObjectKey::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+        ObjectKey::new(
+            meta.namespace.clone().unwrap_or_default(),
+            meta.name.clone().unwrap_or_default(),
+        )
     }
 
     fn revision_of(&self, object: &T) -> String {

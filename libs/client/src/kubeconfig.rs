@@ -77,25 +77,37 @@ pub struct Target {
 /// One line that names the file and the key.
 pub fn read(path: &Path) -> Result<Target, ConfigError> {
     let document: Document = load(path, "v1", "Config")?;
-    let fail = |what: String| ConfigError::Content { path: path.to_owned(), what };
+    let fail = |what: String| ConfigError::Content {
+        path: path.to_owned(),
+        what,
+    };
     let context_name = &document.current_context;
-    let context = find(&document.contexts, context_name, |entry| entry.context.clone())
-        .ok_or_else(|| fail(format!("current-context: expected the name of a context, found {context_name:?}")))?;
+    let context = find(&document.contexts, context_name, |entry| entry.context.clone()).ok_or_else(|| {
+        fail(format!(
+            "current-context: expected the name of a context, found {context_name:?}"
+        ))
+    })?;
     let cluster = find(&document.clusters, &context.cluster, |entry| entry.cluster.clone())
         .ok_or_else(|| fail(format!("contexts: cluster {:?} is not in clusters", context.cluster)))?;
     let user = find(&document.users, &context.user, |entry| entry.user.clone())
         .ok_or_else(|| fail(format!("contexts: user {:?} is not in users", context.user)))?;
     let mut servers = Vec::new();
     for url in std::iter::once(cluster.server.clone()).chain(more_servers(&cluster)) {
-        let address = address(&url)
-            .ok_or_else(|| fail(format!("clusters.cluster.server: expected https://host[:port], found {url:?}")))?;
+        let address = address(&url).ok_or_else(|| {
+            fail(format!(
+                "clusters.cluster.server: expected https://host[:port], found {url:?}"
+            ))
+        })?;
         if !servers.contains(&address) {
             servers.push(address);
         }
     }
     let material = |key: &str, file: &Option<PathBuf>, data: &Option<String>| material(path, key, file, data);
-    let (certificate, certificate_pem) =
-        material("users.user.client-certificate", &user.client_certificate, &user.client_certificate_data)?;
+    let (certificate, certificate_pem) = material(
+        "users.user.client-certificate",
+        &user.client_certificate,
+        &user.client_certificate_data,
+    )?;
     let (key, key_pem) = material("users.user.client-key", &user.client_key, &user.client_key_data)?;
     let (ca, ca_pem) = material(
         "clusters.cluster.certificate-authority",
@@ -138,7 +150,10 @@ fn material(
     data: &Option<String>,
 ) -> Result<(PathBuf, Vec<u8>), ConfigError> {
     use base64::Engine;
-    let fail = |what: &str| ConfigError::Content { path: kubeconfig.to_owned(), what: format!("{key}{what}") };
+    let fail = |what: &str| ConfigError::Content {
+        path: kubeconfig.to_owned(),
+        what: format!("{key}{what}"),
+    };
     match (data, file) {
         (Some(data), _) => {
             let pem = base64::engine::general_purpose::STANDARD
@@ -148,7 +163,10 @@ fn material(
         }
         (None, Some(file)) => {
             let path = kubeconfig.parent().unwrap_or(Path::new(".")).join(file);
-            let pem = std::fs::read(&path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+            let pem = std::fs::read(&path).map_err(|source| ConfigError::Read {
+                path: path.clone(),
+                source,
+            })?;
             Ok((path, pem))
         }
         (None, None) => Err(fail(": the key is missing")),
@@ -180,19 +198,29 @@ mod tests {
         let head = "apiVersion: v1\nkind: Config\n";
         let body = "contexts: [{name: a, context: {cluster: c, user: u}}]\ncurrent-context: a\n";
         for (text, expected) in [
-            (format!("{head}current-context: x\n"), "current-context: expected the name of a context, found \"x\""),
+            (
+                format!("{head}current-context: x\n"),
+                "current-context: expected the name of a context, found \"x\"",
+            ),
             (format!("{head}{body}"), "contexts: cluster \"c\" is not in clusters"),
             (
-                format!("{head}{body}clusters: [{{name: c, cluster: {{server: 'ftp://x'}}}}]\nusers: [{{name: u, user: {{}}}}]\n"),
+                format!(
+                    "{head}{body}clusters: [{{name: c, cluster: {{server: 'ftp://x'}}}}]\nusers: [{{name: u, user: {{}}}}]\n"
+                ),
                 "clusters.cluster.server: expected https://host[:port], found \"ftp://x\"",
             ),
             (
-                format!("{head}{body}clusters: [{{name: c, cluster: {{server: 'https://x'}}}}]\nusers: [{{name: u, user: {{}}}}]\n"),
+                format!(
+                    "{head}{body}clusters: [{{name: c, cluster: {{server: 'https://x'}}}}]\nusers: [{{name: u, user: {{}}}}]\n"
+                ),
                 "users.user.client-certificate: the key is missing",
             ),
         ] {
             std::fs::write(&path, text).unwrap();
-            assert_eq!(read(&path).unwrap_err().to_string(), format!("{}: {expected}", path.display()));
+            assert_eq!(
+                read(&path).unwrap_err().to_string(),
+                format!("{}: {expected}", path.display())
+            );
         }
     }
 }

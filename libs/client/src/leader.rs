@@ -79,8 +79,16 @@ impl Leadership {
 /// Competes until shutdown, then gives the lease back. The caller stops its work when it no longer leads.
 pub fn run(client: &Client, config: LeaderConfig, shutdown: Shutdown) -> Leadership {
     let (leading, receiver) = watch::channel(false);
-    let elector = Elector { api: client.api(), config, leading, seen: None };
-    Leadership { leading: receiver, task: tokio::spawn(elector.run(shutdown)) }
+    let elector = Elector {
+        api: client.api(),
+        config,
+        leading,
+        seen: None,
+    };
+    Leadership {
+        leading: receiver,
+        task: tokio::spawn(elector.run(shutdown)),
+    }
 }
 
 /// The last state of the lease, and since when we have seen it unchanged.
@@ -107,9 +115,14 @@ enum Step {
 
 /// Decides what to do about a lease that has been unchanged for `unchanged`.
 fn decide(config: &LeaderConfig, spec: Option<&LeaseSpec>, unchanged: Duration, now: Timestamp) -> Step {
-    let holder = spec.and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default();
+    let holder = spec
+        .and_then(|spec| spec.holder_identity.as_deref())
+        .unwrap_or_default();
     let ours = holder == config.identity;
-    let duration = spec.and_then(|spec| spec.lease_duration_seconds).and_then(|s| u64::try_from(s).ok()).unwrap_or(0);
+    let duration = spec
+        .and_then(|spec| spec.lease_duration_seconds)
+        .and_then(|s| u64::try_from(s).ok())
+        .unwrap_or(0);
     if !holder.is_empty() && !ours && unchanged < Duration::from_secs(duration) {
         return Step::Wait;
     }
@@ -118,9 +131,17 @@ fn decide(config: &LeaderConfig, spec: Option<&LeaseSpec>, unchanged: Duration, 
     Step::Take(Box::new(LeaseSpec {
         holder_identity: Some(config.identity.clone()),
         lease_duration_seconds: i32::try_from(config.lease_duration.as_secs()).ok(),
-        acquire_time: if ours { previous.acquire_time.clone() } else { Some(MicroTime(now)) },
+        acquire_time: if ours {
+            previous.acquire_time.clone()
+        } else {
+            Some(MicroTime(now))
+        },
         renew_time: Some(MicroTime(now)),
-        lease_transitions: Some(if ours || spec.is_none() { transitions } else { transitions + 1 }),
+        lease_transitions: Some(if ours || spec.is_none() {
+            transitions
+        } else {
+            transitions + 1
+        }),
         ..previous
     }))
 }
@@ -146,7 +167,11 @@ impl Elector {
                 self.tell(false);
             }
             // Before we ever reached the API server there is nobody to be polite to.
-            let wait = if self.seen.is_none() { Duration::from_millis(100) } else { self.config.retry_period };
+            let wait = if self.seen.is_none() {
+                Duration::from_millis(100)
+            } else {
+                self.config.retry_period
+            };
             if shutdown.run_until(tokio::time::sleep(wait)).await.is_none() {
                 break;
             }
@@ -158,7 +183,9 @@ impl Elector {
     }
 
     fn tell(&self, leads: bool) {
-        let changed = self.leading.send_if_modified(|leading| std::mem::replace(leading, leads) != leads);
+        let changed = self
+            .leading
+            .send_if_modified(|leading| std::mem::replace(leading, leads) != leads);
         if changed {
             tracing::info!(lease = %self.config.name, identity = %self.config.identity, leading = leads, "leadership changed");
         }
@@ -179,7 +206,10 @@ impl Elector {
         };
         let Step::Take(next) = decide(&self.config, spec.as_ref(), unchanged, now) else {
             if unchanged.is_zero() {
-                self.seen = spec.map(|spec| Seen { spec, since: Instant::now() });
+                self.seen = spec.map(|spec| Seen {
+                    spec,
+                    since: Instant::now(),
+                });
             }
             return Ok(false);
         };
@@ -194,12 +224,20 @@ impl Elector {
                     namespace: Some(self.config.namespace.clone()),
                     ..ObjectMeta::default()
                 };
-                self.api.create(&Lease { metadata, spec: Some(*next) }).await
+                self.api
+                    .create(&Lease {
+                        metadata,
+                        spec: Some(*next),
+                    })
+                    .await
             }
         };
         match written {
             Ok(lease) => {
-                self.seen = Some(Seen { spec: lease.spec.unwrap_or_default(), since: Instant::now() });
+                self.seen = Some(Seen {
+                    spec: lease.spec.unwrap_or_default(),
+                    since: Instant::now(),
+                });
                 Ok(true)
             }
             // Another one was quicker.
@@ -258,7 +296,9 @@ mod tests {
                 Step::Take(next) => {
                     assert_eq!(next.holder_identity.as_deref(), Some("me"));
                     assert_eq!(next.renew_time, Some(MicroTime(now)));
-                    let kept = spec.as_ref().is_some_and(|spec| spec.holder_identity.as_deref() == Some("me"));
+                    let kept = spec
+                        .as_ref()
+                        .is_some_and(|spec| spec.holder_identity.as_deref() == Some("me"));
                     assert_eq!(next.acquire_time == Some(MicroTime(now)), !kept);
                     next.lease_transitions
                 }

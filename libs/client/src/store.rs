@@ -77,9 +77,19 @@ pub(crate) struct State<T> {
 
 impl<T> State<T> {
     pub(crate) fn new(indexes: Vec<(&'static str, IndexFn<T>)>) -> Self {
-        let indexes =
-            indexes.into_iter().map(|(name, values)| Index { name, values, keys: HashMap::new() }).collect();
-        Self { revision: 0, objects: HashMap::new(), indexes }
+        let indexes = indexes
+            .into_iter()
+            .map(|(name, values)| Index {
+                name,
+                values,
+                keys: HashMap::new(),
+            })
+            .collect();
+        Self {
+            revision: 0,
+            objects: HashMap::new(),
+            indexes,
+        }
     }
 
     /// Puts an object, added or changed.
@@ -110,7 +120,12 @@ impl<T> State<T> {
     /// Makes the state equal to a list and answers what changed. Objects for which `same` holds are left alone.
     pub(crate) fn replace(&mut self, list: Vec<(ObjectKey, T)>, same: impl Fn(&T, &T) -> bool) -> Vec<Event<T>> {
         let listed: HashSet<&ObjectKey> = list.iter().map(|(key, _)| key).collect();
-        let gone: Vec<ObjectKey> = self.objects.keys().filter(|key| !listed.contains(key)).cloned().collect();
+        let gone: Vec<ObjectKey> = self
+            .objects
+            .keys()
+            .filter(|key| !listed.contains(key))
+            .cloned()
+            .collect();
         drop(listed);
         let mut events: Vec<_> = gone.iter().filter_map(|key| self.remove(key)).collect();
         for (key, object) in list {
@@ -130,7 +145,10 @@ pub struct Cache<T> {
 
 impl<T> Clone for Cache<T> {
     fn clone(&self) -> Self {
-        Self { state: self.state.clone(), synced: self.synced.clone() }
+        Self {
+            state: self.state.clone(),
+            synced: self.synced.clone(),
+        }
     }
 }
 
@@ -161,7 +179,10 @@ impl<T> Cache<T> {
         let index = state.indexes.iter().find(|candidate| candidate.name == index);
         debug_assert!(index.is_some(), "the informer was built without this index");
         let keys = index.and_then(|index| index.keys.get(value));
-        keys.into_iter().flatten().filter_map(|key| state.objects.get(key).cloned()).collect()
+        keys.into_iter()
+            .flatten()
+            .filter_map(|key| state.objects.get(key).cloned())
+            .collect()
     }
 
     /// The revision that the cache has reached: it shows every change of its objects up to there. 0 before the first list.
@@ -226,7 +247,11 @@ mod tests {
         state.put(key("same"), (1, "red"));
         state.put(key("changed"), (1, "red"));
         state.put(key("gone"), (1, "red"));
-        let list = vec![(key("same"), (1, "red")), (key("changed"), (2, "blue")), (key("new"), (1, "red"))];
+        let list = vec![
+            (key("same"), (1, "red")),
+            (key("changed"), (2, "blue")),
+            (key("new"), (1, "red")),
+        ];
         let mut told: Vec<_> = state
             .replace(list, |a, b| a == b)
             .iter()

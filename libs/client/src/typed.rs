@@ -25,7 +25,10 @@ pub struct ListParams {
 impl ListParams {
     /// Everything in a namespace, or everywhere with "".
     pub fn namespace(namespace: &str) -> Self {
-        Self { namespace: namespace.to_owned(), ..Self::default() }
+        Self {
+            namespace: namespace.to_owned(),
+            ..Self::default()
+        }
     }
 
     /// Only objects with these labels.
@@ -107,7 +110,10 @@ pub struct DeleteParams {
 impl DeleteParams {
     /// At once, without grace.
     pub fn now() -> Self {
-        Self { grace_period_seconds: Some(0), ..Self::default() }
+        Self {
+            grace_period_seconds: Some(0),
+            ..Self::default()
+        }
     }
 
     /// Only the incarnation with this uid.
@@ -154,17 +160,27 @@ pub struct Api<K> {
 
 impl<K> Clone for Api<K> {
     fn clone(&self) -> Self {
-        Self { client: self.client.clone(), kind: PhantomData }
+        Self {
+            client: self.client.clone(),
+            kind: PhantomData,
+        }
     }
 }
 
 pub(crate) fn resource_of<K: Resource>() -> pb::Resource {
-    pb::Resource { group: K::GROUP.to_owned(), version: K::VERSION.to_owned(), resource: K::URL_PATH_SEGMENT.to_owned() }
+    pb::Resource {
+        group: K::GROUP.to_owned(),
+        version: K::VERSION.to_owned(),
+        resource: K::URL_PATH_SEGMENT.to_owned(),
+    }
 }
 
 impl<K: Object> Api<K> {
     pub(crate) fn new(client: Client) -> Self {
-        Self { client, kind: PhantomData }
+        Self {
+            client,
+            kind: PhantomData,
+        }
     }
 
     /// Reads one object, linearizably.
@@ -180,9 +196,20 @@ impl<K: Object> Api<K> {
 
     /// Lists objects.
     pub async fn list(&self, params: &ListParams) -> Result<List<K>> {
-        let listed = watch::list(&Source::new(&self.client, resource_of::<K>(), params), &params.resource_version).await?;
-        let items = listed.objects.iter().map(|bytes| K::decode(bytes)).collect::<std::result::Result<_, _>>()?;
-        Ok(List { items, resource_version: listed.resource_version })
+        let listed = watch::list(
+            &Source::new(&self.client, resource_of::<K>(), params),
+            &params.resource_version,
+        )
+        .await?;
+        let items = listed
+            .objects
+            .iter()
+            .map(|bytes| K::decode(bytes))
+            .collect::<std::result::Result<_, _>>()?;
+        Ok(List {
+            items,
+            resource_version: listed.resource_version,
+        })
     }
 
     /// Creates an object in the namespace that it names.
@@ -254,18 +281,29 @@ impl<K: Object> Api<K> {
 
     /// Changes a part of an object; `subresource` is "" for the object itself.
     pub async fn patch(&self, namespace: &str, name: &str, subresource: &str, patch: &Patch) -> Result<K> {
-        decode(self.client.grpc().patch(patch_request(resource_of::<K>(), namespace, name, subresource, patch)).await?)
+        decode(
+            self.client
+                .grpc()
+                .patch(patch_request(resource_of::<K>(), namespace, name, subresource, patch))
+                .await?,
+        )
     }
 
     /// Deletes an object, or marks it for deletion while finalizers or a grace period keep it.
     pub async fn delete(&self, namespace: &str, name: &str, params: &DeleteParams) -> Result<()> {
-        self.client.grpc().delete(params.request(resource_of::<K>(), namespace, name)).await?;
+        self.client
+            .grpc()
+            .delete(params.request(resource_of::<K>(), namespace, name))
+            .await?;
         Ok(())
     }
 
     /// Deletes what `params` selects.
     pub async fn delete_collection(&self, params: &ListParams, how: &DeleteParams) -> Result<()> {
-        self.client.dynamic_of(resource_of::<K>()).delete_collection(params, how).await
+        self.client
+            .dynamic_of(resource_of::<K>())
+            .delete_collection(params, how)
+            .await
     }
 }
 
@@ -316,8 +354,26 @@ impl Client {
     pub async fn bind(&self, bindings: Vec<Binding>) -> Result<Vec<std::result::Result<(), api::Error>>> {
         let bindings = bindings
             .into_iter()
-            .map(|Binding { namespace, name, uid, node }| pb::Binding { namespace, name, uid, node })
+            .map(
+                |Binding {
+                     namespace,
+                     name,
+                     uid,
+                     node,
+                 }| pb::Binding {
+                    namespace,
+                    name,
+                    uid,
+                    node,
+                },
+            )
             .collect();
-        outcomes(self.grpc().bind(pb::BindRequest { bindings }).await?.into_inner().outcomes)
+        outcomes(
+            self.grpc()
+                .bind(pb::BindRequest { bindings })
+                .await?
+                .into_inner()
+                .outcomes,
+        )
     }
 }

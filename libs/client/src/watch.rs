@@ -80,7 +80,10 @@ pub(crate) async fn list_once(source: &Source, resource_version: &str) -> Result
         ..pb::ListRequest::default()
     };
     let mut chunks = source.client.grpc().list(request).await?.into_inner();
-    let mut listed = Listed { objects: Vec::new(), resource_version: String::new() };
+    let mut listed = Listed {
+        objects: Vec::new(),
+        resource_version: String::new(),
+    };
     while let Some(chunk) = chunks.message().await? {
         listed.objects.extend(chunk.objects);
         listed.resource_version = chunk.resource_version;
