@@ -269,7 +269,7 @@ impl Bootstrap<'_> {
     }
 }
 
-/// The IP of a server whose Lease holds.
+/// The IP of a server whose Lease holds. A loopback address is no endpoint: a server that advertises one is alone and for its own machine.
 fn live_address(lease: &Value, now: Timestamp) -> Option<String> {
     let renewed: Timestamp = lease.pointer("/spec/renewTime")?.as_str()?.parse().ok()?;
     let life = lease.pointer("/spec/leaseDurationSeconds")?.as_i64()?;
@@ -279,7 +279,8 @@ fn live_address(lease: &Value, now: Timestamp) -> Option<String> {
         .as_str()?
         .parse()
         .ok()?;
-    (now.duration_since(renewed) < SignedDuration::from_secs(life)).then(|| address.ip().to_string())
+    (now.duration_since(renewed) < SignedDuration::from_secs(life) && !address.ip().is_loopback())
+        .then(|| address.ip().to_string())
 }
 
 #[cfg(test)]

@@ -101,7 +101,7 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
         ..Limits::default()
     };
     let chain = stack(&state);
-    let serving = tokio::spawn(daemon::http::serve(
+    let mut serving = tokio::spawn(daemon::http::serve(
         listener,
         tls.config(&["h2", "http/1.1"])?,
         limits,
@@ -110,8 +110,10 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
     ));
 
     start(&state, &config, &authorizers, raft.as_deref(), &shutdown).await;
-    shutdown.cancelled().await;
-    state.health.drain();
+    tokio::select! {
+        ended = &mut serving => return ended.context("serve")?.context("serve"),
+        () = shutdown.cancelled() => state.health.drain(),
+    }
     serving.await.context("serve")??;
     if state.started.load(Ordering::Relaxed) {
         let left = tokio::time::timeout(LEAVE, bootstrap::leave(&registry, &config)).await;
