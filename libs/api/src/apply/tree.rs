@@ -55,8 +55,8 @@ impl Node {
     }
 }
 
-/// The items of a list with the steps that lead to them. Of items with the same step the first counts.
-fn items<'v>(node: Node, list: &'v [Value]) -> Result<Vec<(String, Node, &'v Value)>, Error> {
+/// The items of a list with the steps that lead to them.
+fn items(node: Node, list: &[Value]) -> Result<Vec<(String, Node, &Value)>, Error> {
     list.iter()
         .map(|item| match node {
             Node::Keyed(keys, message) => Ok((keyed_step(keys, message, item)?, Node::Struct(message), item)),
