@@ -304,7 +304,7 @@ impl Inner {
             let what = format!("entry {} has a bad checksum", segment.next());
             return Err(StartError::damaged(&segment.path, what));
         }
-        if is_last && (garbage || segment.room() < SLACK) {
+        if is_last && (garbage || segment.capacity() < self.segment_bytes) {
             segment
                 .clear_tail(self.segment_bytes)
                 .at("clear the tail of", &segment.path)?;

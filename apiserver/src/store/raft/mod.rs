@@ -82,6 +82,8 @@ pub struct RaftConfig {
     pub snapshot_entries: u64,
     /// or after this many bytes of them.
     pub snapshot_bytes: u64,
+    /// How many entries before a snapshot stay in the log for members that are a little behind.
+    pub keep_entries: u64,
     /// Size of a log file; a transaction has to fit one.
     pub segment_bytes: u32,
     /// History kept for watches and exact reads.
@@ -107,6 +109,7 @@ impl RaftConfig {
             election: (Duration::from_millis(1000), Duration::from_millis(2000)),
             snapshot_entries: 100_000,
             snapshot_bytes: 64 << 20,
+            keep_entries: 1000,
             segment_bytes: 8 << 20,
             window: Window::default(),
             connect,
@@ -125,6 +128,7 @@ impl RaftConfig {
             install_snapshot_timeout: 600_000,
             // The maintenance task decides: openraft does not survive a snapshot that finds the disk full.
             snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: self.keep_entries,
             ..Config::default()
         };
         Ok(Arc::new(
@@ -138,10 +142,10 @@ impl RaftConfig {
 pub struct RaftStore {
     machine: Arc<Machine>,
     node: Arc<Node>,
-    writer: parking_lot::Mutex<Option<StateWriter>>,
     election_max: Duration,
-    /// Dropped to end the thread of openraft.
-    thread: parking_lot::Mutex<Option<oneshot::Sender<()>>>,
+    // Both threads have ended before the lock goes.
+    writer: parking_lot::Mutex<Option<StateWriter>>,
+    thread: parking_lot::Mutex<Option<RaftThread>>,
     _lock: File,
 }
 
@@ -163,7 +167,8 @@ impl RaftStore {
             metrics,
         } = opened.await.map_err(|e| StartError::Raft(e.to_string()))??;
         let settings = config.openraft()?;
-        let (runtime, thread) = start_thread()?;
+        let thread = RaftThread::start()?;
+        let runtime = thread.runtime.clone();
         let factory = NetworkFactory {
             peers: Peers::new(config.connect.clone()),
             node_id: config.node_id,
@@ -283,7 +288,8 @@ impl RaftStore {
             // Joining a thread that may panic is the writer's to report.
             let _ = tokio::task::spawn_blocking(move || writer.close()).await;
         }
-        drop(self.thread.lock().take());
+        let thread = self.thread.lock().take();
+        let _ = tokio::task::spawn_blocking(move || drop(thread)).await;
     }
 
     /// openraft 0.9 has no transfer of leadership, and members do not vote while they hear a leader. So: fall silent, then have a member stand.
@@ -408,24 +414,46 @@ fn take_lock(path: &Path) -> Result<File, StartError> {
     }
 }
 
-/// The thread of openraft; it ends when the sender is dropped.
-fn start_thread() -> Result<(tokio::runtime::Handle, oneshot::Sender<()>), StartError> {
-    let raft_error = |e: std::io::Error| StartError::Raft(e.to_string());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(raft_error)?;
-    let handle = runtime.handle().clone();
-    let (stop, stopped) = oneshot::channel::<()>();
-    let run = move || {
-        // Ends by the sender's drop, which is an error to the receiver.
-        let _ = runtime.block_on(stopped);
-    };
-    std::thread::Builder::new()
-        .name("store-raft".into())
-        .spawn(run)
-        .map_err(raft_error)?;
-    Ok((handle, stop))
+/// The thread of openraft and of everything that waits for the disk. Ends when dropped.
+#[derive(Debug)]
+struct RaftThread {
+    runtime: tokio::runtime::Handle,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl RaftThread {
+    fn start() -> Result<Self, StartError> {
+        let raft_error = |e: std::io::Error| StartError::Raft(e.to_string());
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(raft_error)?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let run = move || {
+            // Ends by the sender's drop, which is an error to the receiver.
+            let _ = runtime.block_on(stopped);
+        };
+        let thread = std::thread::Builder::new()
+            .name("store-raft".into())
+            .spawn(run)
+            .map_err(raft_error)?;
+        Ok(Self {
+            runtime: handle,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for RaftThread {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread of raft panicked");
+        }
+    }
 }
 
 #[async_trait]

@@ -154,6 +154,10 @@ impl Segment {
             .unwrap_or(self.end)
     }
 
+    pub(super) fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
     /// Bytes that still fit.
     pub(super) fn room(&self) -> usize {
         (self.capacity - self.end) as usize

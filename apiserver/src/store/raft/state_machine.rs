@@ -165,11 +165,11 @@ impl Applied {
     }
 }
 
-/// The thread that writes sled.
+/// The thread that writes sled. Dropped, it ends without the mark of an orderly stop.
 #[derive(Debug)]
 pub(super) struct StateWriter {
-    stop: mpsc::Sender<()>,
-    thread: std::thread::JoinHandle<()>,
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl StateWriter {
@@ -177,14 +177,25 @@ impl StateWriter {
         let (stop, stopped) = mpsc::channel();
         let run = move || write_state(&applied, file, &stopped);
         let thread = std::thread::Builder::new().name("store-state".into()).spawn(run)?;
-        Ok(Self { stop, thread })
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
     }
 
     /// Writes the rest and the mark of an orderly stop.
     pub(super) fn close(self) {
-        // A writer that is gone has said why.
-        let _ = self.stop.send(());
-        if self.thread.join().is_err() {
+        if let Some(stop) = &self.stop {
+            // A writer that is gone has said why.
+            let _ = stop.send(());
+        }
+    }
+}
+
+impl Drop for StateWriter {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::warn!("the state writer panicked, the next start rebuilds the state");
         }
     }
