@@ -273,7 +273,9 @@ impl Sink for JsonSink<'_> {
     }
 
     fn raw(&mut self, json: &[u8]) -> Result<(), Error> {
-        serde_json::from_slice::<IgnoredAny>(json).map_err(|error| syntax(json, &error))?;
+        // What is ignored is not checked for UTF-8.
+        let text = std::str::from_utf8(json).map_err(|_| Error::Json("invalid UTF-8 in JSON".into()))?;
+        serde_json::from_str::<IgnoredAny>(text).map_err(|error| syntax(json, &error))?;
         self.separate();
         self.out.extend_from_slice(json.trim_ascii());
         Ok(())
