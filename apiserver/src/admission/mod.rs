@@ -1,6 +1,7 @@
 //! Admission: the built-in plugins in upstream's order. A plugin is one file and one line here. Owns the order; reads what it must know
 //! of other objects from the store.
 
+mod certificates;
 mod default_tolerations;
 mod limit_ranger;
 mod namespace_lifecycle;
@@ -117,8 +118,9 @@ impl Chain {
             Box::new(priority::Priority),
             Box::new(default_tolerations::DefaultTolerationSeconds),
             Box::new(storage_class::DefaultStorageClass),
-            Box::new(storage_class::DefaultIngressClass),
             Box::new(storage_class::StorageObjectInUseProtection),
+            Box::new(certificates::Certificates),
+            Box::new(storage_class::DefaultIngressClass),
             Box::new(rbac_escalation::RbacEscalation),
         ];
         Chain {

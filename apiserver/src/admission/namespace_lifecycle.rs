@@ -27,21 +27,17 @@ impl Plugin for NamespaceLifecycle {
     }
 }
 
+/// Only creations are looked at: what is to be changed exists, and so does its namespace.
 async fn check(cx: &Context, request: &AdmissionRequest<'_>) -> Result<(), Error> {
     let a = request.attributes;
     let review = a.resource == "localsubjectaccessreviews";
-    if !request.resource.namespaced
-        || a.namespace.is_empty()
-        || review
-        || matches!(request.operation, Operation::Delete | Operation::Connect)
-    {
+    if !request.resource.namespaced || a.namespace.is_empty() || review || request.operation != Operation::Create {
         return Ok(());
     }
     let Some(namespace) = cx.get("", "namespaces", "", &a.namespace).await? else {
         return Err(Error::not_found(&GroupResource::new("", "namespaces"), &a.namespace));
     };
-    // An object of a dying namespace may still change (lose its finalizers), but none is added; a lease may, that controllers end their work.
-    if request.operation != Operation::Create || text(&namespace, "/status/phase") != "Terminating" {
+    if text(&namespace, "/status/phase") != "Terminating" {
         return Ok(());
     }
     let why = format!(

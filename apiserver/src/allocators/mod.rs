@@ -447,4 +447,69 @@ mod tests {
         assert_eq!(Holdings::of(&headless), Holdings::default());
         assert_eq!(release(&service).ops.len(), 2);
     }
+
+    fn store() -> crate::store::MemoryStore {
+        crate::store::MemoryStore::new(api::codec::set_resource_version)
+    }
+
+    async fn write(store: &dyn Store, object: &mut Value, old: Option<&Value>) -> Result<bool, Error> {
+        let user = crate::registry::access::UserInfo::apiserver();
+        let resource = api::resources::find("", "v1", "services").ok_or_else(|| Error::internal("services"))?;
+        let cx = WriteContext { store, resource, user: &user, subresource: "", dry_run: false };
+        let extra = service(&cx, object, old).await?;
+        let txn = crate::store::Txn { conditions: extra.conditions, ops: extra.ops };
+        let outcome = store.transact(txn).await.map_err(unavailable)?;
+        Ok(matches!(outcome, crate::store::TxnOutcome::Committed { .. }))
+    }
+
+    fn node_port_service(name: &str) -> Value {
+        json!({"metadata": {"name": name, "namespace": "dev"}, "spec": {"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]}})
+    }
+
+    #[tokio::test]
+    async fn one_address_and_port_for_one_service() -> Result<(), Error> {
+        let store = store();
+        let cidr: IpNet = "10.96.0.0/29".parse().map_err(Error::internal)?;
+        ensure_service_cidr(&store, cidr).await?;
+        let mut first = node_port_service("a");
+        assert!(write(&store, &mut first, None).await?);
+        let (ip, port) = (text(&first, "/spec/clusterIP").to_owned(), number(&first, "/spec/ports/0/nodePort"));
+        assert!(usable(&cidr, ip.parse().map_err(Error::internal)?) && NODE_PORTS.contains(&u16::try_from(port).unwrap_or(0)));
+
+        let mut same_ip = json!({"metadata": {"name": "b"}, "spec": {"type": "ClusterIP", "clusterIP": ip, "clusterIPs": [ip]}});
+        let refused = write(&store, &mut same_ip, None).await.err().map(|e| e.message);
+        let want = format!("Service \"b\" is invalid: spec.clusterIPs: Invalid value: [\"{ip}\"]: failed to allocate IP {ip}: provided IP is already allocated");
+        assert_eq!(refused, Some(want));
+        let mut same_port = json!({"metadata": {"name": "b"}, "spec": {"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]}});
+        let refused = write(&store, &mut same_port, None).await.err().map(|e| e.message);
+        assert_eq!(refused, Some(format!("Service \"b\" is invalid: spec.ports[0].nodePort: Invalid value: {port}: provided port is already allocated")));
+        let mut foreign = json!({"metadata": {"name": "b"}, "spec": {"type": "ClusterIP", "clusterIP": "10.1.1.1", "clusterIPs": ["10.1.1.1"]}});
+        let refused = write(&store, &mut foreign, None).await.err().map(|e| e.message).unwrap_or_default();
+        assert!(refused.ends_with("the provided IP (10.1.1.1) is not in the valid range. The range of valid IPs is 10.96.0.0/29"), "{refused}");
+
+        // Changing the type frees the port and keeps the address.
+        let mut plain = first.clone();
+        plain["spec"]["type"] = json!("ClusterIP");
+        plain["spec"]["ports"] = json!([{"port": 80, "protocol": "TCP"}]);
+        assert!(write(&store, &mut plain, Some(&first)).await?);
+        assert!(write(&store, &mut same_port, None).await?);
+        assert_eq!(list_all(&store, IP_PREFIX).await.map_err(unavailable)?.len(), 2);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_small_range_is_used_up_and_repaired() -> Result<(), Error> {
+        let store = store();
+        ensure_service_cidr(&store, "10.96.0.0/29".parse().map_err(Error::internal)?).await?;
+        for i in 0..6 {
+            assert!(write(&store, &mut node_port_service(&format!("s{i}")), None).await?);
+        }
+        let full = write(&store, &mut node_port_service("more"), None).await.err().map(|e| e.message).unwrap_or_default();
+        assert!(full.contains("range is full"), "{full}");
+        // None of the services was written, so all of this is free again.
+        repair(&store).await?;
+        assert_eq!(list_all(&store, IP_PREFIX).await.map_err(unavailable)?.len(), 0);
+        assert_eq!(list_all(&store, PORT_PREFIX).await.map_err(unavailable)?.len(), 0);
+        Ok(())
+    }
 }

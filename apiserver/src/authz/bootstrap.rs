@@ -49,6 +49,7 @@ pub fn defaults() -> Vec<BootstrapObject> {
         }
     }
     add_controllers(&mut roles, &mut bindings);
+    aggregate(&mut roles);
     let mut out: Vec<BootstrapObject> = roles.into_iter().map(|(name, role)| role.object(&name)).collect();
     out.extend(
         bindings
@@ -80,6 +81,21 @@ fn add_controllers(roles: &mut Vec<(String, Role)>, bindings: &mut Vec<(String, 
         name,
         vec!["user:system:kube-controller-manager".to_owned()],
     ));
+}
+
+/// Gives the aggregated roles the rules that they have as long as nobody adds to them; the aggregation controller does that.
+fn aggregate(roles: &mut [(String, Role)]) {
+    fn rules(roles: &[(String, Role)], label: &str) -> Vec<Rule> {
+        let chosen = roles.iter().map(|(_, role)| role).filter(|role| role.labels.contains_key(label));
+        let own = |role: &Role| role.aggregate.as_ref().map_or_else(|| role.rules.clone(), |label| rules(roles, label));
+        chosen.flat_map(own).collect()
+    }
+    let all = roles.to_vec();
+    for (_, role) in roles {
+        if let Some(label) = &role.aggregate {
+            role.rules = rules(&all, label);
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -283,7 +299,7 @@ mod tests {
             .count();
         let parsed: usize = all
             .iter()
-            .filter(|d| d.name != "keelson:controllers")
+            .filter(|d| d.name != "keelson:controllers" && d.object.get("aggregationRule").is_none())
             .filter_map(|d| d.object["rules"].as_array().map(Vec::len))
             .sum();
         assert_eq!(parsed, rules);

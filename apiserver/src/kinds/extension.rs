@@ -1,4 +1,4 @@
-//! Kinds that extend the API: CustomResourceDefinitions, APIServices, webhooks, admission policies, certificate requests, flow control.
+//! Kinds that extend the API: CustomResourceDefinitions, APIServices, webhooks, admission policies, flow control.
 
 use serde_json::{Value, json};
 
@@ -170,51 +170,6 @@ pub static POLICY_BINDING: Rules = Rules {
     ..Rules::NONE
 };
 
-/// Rules of `certificatesigningrequests.certificates.k8s.io`.
-pub static SIGNING_REQUEST: Rules = Rules {
-    validate: |root, errors| {
-        let spec = root.get("spec");
-        for name in ["request", "signerName"] {
-            let field = spec.get(name);
-            if field.is_empty() {
-                field.required(errors, "");
-            }
-        }
-        let usages = spec.get("usages");
-        if usages.is_empty() {
-            usages.required(errors, "");
-        }
-        let seconds = spec.get("expirationSeconds");
-        if seconds.int().is_some_and(|n| n < 600) {
-            seconds.invalid(errors, "may not specify a duration less than 600 seconds (10 minutes)");
-        }
-    },
-    columns: &[
-        Column::NAME,
-        Column::AGE,
-        Column::text("SignerName"),
-        Column::text("Requestor"),
-        Column::text("RequestedDuration"),
-        Column::text("Condition"),
-    ],
-    row: |object, now| {
-        let duration = object
-            .pointer("/spec/expirationSeconds")
-            .and_then(Value::as_i64)
-            .map_or_else(|| "<none>".to_owned(), table::human_duration);
-        vec![
-            table::name(object),
-            table::age(object, now),
-            json!(super::common::or_none(text(object, "/spec/signerName"))),
-            json!(text(object, "/spec/username")),
-            json!(duration),
-            json!(request_state(object)),
-        ]
-    },
-    fields: &["spec.signerName"],
-    ..Rules::NONE
-};
-
 /// Rules of `flowschemas.flowcontrol.apiserver.k8s.io`.
 pub static FLOW_SCHEMA: Rules = Rules {
     generation: true,
@@ -310,24 +265,6 @@ fn policy_row(object: &Value, now: jiff::Timestamp, counted: &str) -> Vec<Value>
         json!(shown),
         table::age(object, now),
     ]
-}
-
-/// `Approved,Issued` and its like.
-fn request_state(object: &Value) -> String {
-    let is = |kind: &str| condition(object, kind).is_some();
-    let mut shown = match (is("Denied"), is("Approved")) {
-        (true, _) => "Denied",
-        (false, true) => "Approved",
-        (false, false) => "Pending",
-    }
-    .to_owned();
-    if is("Failed") {
-        shown.push_str(",Failed");
-    }
-    if !text(object, "/status/certificate").is_empty() {
-        shown.push_str(",Issued");
-    }
-    shown
 }
 
 fn validate_definition(root: &Field<'_>, errors: &mut Errors) {

@@ -1,6 +1,7 @@
 //! The rules of the kinds that have some of their own: one file a kind (or family), one line each in [`STRATEGIES`].
 
 pub mod autoscaling;
+pub mod certificates;
 pub mod common;
 pub mod config;
 pub mod daemon_set;
@@ -17,6 +18,7 @@ pub mod pod;
 pub mod policy;
 pub mod rbac;
 pub mod replica_set;
+pub mod resource;
 pub mod rules;
 pub mod service;
 pub mod stateful_set;
@@ -72,10 +74,11 @@ pub static STRATEGIES: &[(&str, &str, &dyn Strategy)] = &[
     (
         "certificates.k8s.io",
         "certificatesigningrequests",
-        &extension::SIGNING_REQUEST,
+        &certificates::SigningRequest,
     ),
     ("coordination.k8s.io", "leases", &policy::LEASE),
     ("discovery.k8s.io", "endpointslices", &endpoints::ENDPOINT_SLICE),
+    ("certificates.k8s.io", "clustertrustbundles", &resource::TRUST_BUNDLE),
     (FLOW, "flowschemas", &extension::FLOW_SCHEMA),
     (FLOW, "prioritylevelconfigurations", &extension::PRIORITY_LEVEL),
     ("networking.k8s.io", "ingressclasses", &networking::INGRESS_CLASS),
@@ -89,6 +92,8 @@ pub static STRATEGIES: &[(&str, &str, &dyn Strategy)] = &[
     (RBAC, "clusterroles", &rbac::CLUSTER_ROLE),
     (RBAC, "rolebindings", &rbac::ROLE_BINDING),
     (RBAC, "roles", &rbac::ROLE),
+    ("resource.k8s.io", "resourceclaims", &resource::CLAIM),
+    ("resource.k8s.io", "resourceslices", &resource::SLICE),
     ("scheduling.k8s.io", "priorityclasses", &policy::PRIORITY_CLASS),
     ("storage.k8s.io", "csidrivers", &volume::CSI_DRIVER),
     ("storage.k8s.io", "csinodes", &volume::CSI_NODE),

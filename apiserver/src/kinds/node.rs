@@ -4,16 +4,13 @@ use api::names;
 use serde_json::{Value, json};
 
 use super::common::or_none;
-use super::field::{Errors, Field, default_zero, ensure, list, text};
+use super::field::{Errors, Field, ensure, list, text};
 use super::rules::Rules;
 use crate::registry::table::{self, Column};
 
 /// Rules of `nodes`.
 pub static NODE: Rules = Rules {
     default: |object| {
-        if let Some(taints) = object.pointer_mut("/spec/taints").and_then(Value::as_array_mut) {
-            taints.iter_mut().for_each(|taint| default_zero(taint, "effect", ""));
-        }
         let _ = ensure(object, "spec");
     },
     validate: |root, errors| {
