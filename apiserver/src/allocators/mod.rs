@@ -455,9 +455,18 @@ mod tests {
     async fn write(store: &dyn Store, object: &mut Value, old: Option<&Value>) -> Result<bool, Error> {
         let user = crate::registry::access::UserInfo::apiserver();
         let resource = api::resources::find("", "v1", "services").ok_or_else(|| Error::internal("services"))?;
-        let cx = WriteContext { store, resource, user: &user, subresource: "", dry_run: false };
+        let cx = WriteContext {
+            store,
+            resource,
+            user: &user,
+            subresource: "",
+            dry_run: false,
+        };
         let extra = service(&cx, object, old).await?;
-        let txn = crate::store::Txn { conditions: extra.conditions, ops: extra.ops };
+        let txn = crate::store::Txn {
+            conditions: extra.conditions,
+            ops: extra.ops,
+        };
         let outcome = store.transact(txn).await.map_err(unavailable)?;
         Ok(matches!(outcome, crate::store::TxnOutcome::Committed { .. }))
     }
@@ -473,19 +482,43 @@ mod tests {
         ensure_service_cidr(&store, cidr).await?;
         let mut first = node_port_service("a");
         assert!(write(&store, &mut first, None).await?);
-        let (ip, port) = (text(&first, "/spec/clusterIP").to_owned(), number(&first, "/spec/ports/0/nodePort"));
-        assert!(usable(&cidr, ip.parse().map_err(Error::internal)?) && NODE_PORTS.contains(&u16::try_from(port).unwrap_or(0)));
+        let (ip, port) = (
+            text(&first, "/spec/clusterIP").to_owned(),
+            number(&first, "/spec/ports/0/nodePort"),
+        );
+        assert!(
+            usable(&cidr, ip.parse().map_err(Error::internal)?)
+                && NODE_PORTS.contains(&u16::try_from(port).unwrap_or(0))
+        );
 
-        let mut same_ip = json!({"metadata": {"name": "b"}, "spec": {"type": "ClusterIP", "clusterIP": ip, "clusterIPs": [ip]}});
+        let mut same_ip =
+            json!({"metadata": {"name": "b"}, "spec": {"type": "ClusterIP", "clusterIP": ip, "clusterIPs": [ip]}});
         let refused = write(&store, &mut same_ip, None).await.err().map(|e| e.message);
-        let want = format!("Service \"b\" is invalid: spec.clusterIPs: Invalid value: [\"{ip}\"]: failed to allocate IP {ip}: provided IP is already allocated");
+        let want = format!(
+            "Service \"b\" is invalid: spec.clusterIPs: Invalid value: [\"{ip}\"]: failed to allocate IP {ip}: provided IP is already allocated"
+        );
         assert_eq!(refused, Some(want));
-        let mut same_port = json!({"metadata": {"name": "b"}, "spec": {"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]}});
+        let mut same_port =
+            json!({"metadata": {"name": "b"}, "spec": {"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]}});
         let refused = write(&store, &mut same_port, None).await.err().map(|e| e.message);
-        assert_eq!(refused, Some(format!("Service \"b\" is invalid: spec.ports[0].nodePort: Invalid value: {port}: provided port is already allocated")));
+        assert_eq!(
+            refused,
+            Some(format!(
+                "Service \"b\" is invalid: spec.ports[0].nodePort: Invalid value: {port}: provided port is already allocated"
+            ))
+        );
         let mut foreign = json!({"metadata": {"name": "b"}, "spec": {"type": "ClusterIP", "clusterIP": "10.1.1.1", "clusterIPs": ["10.1.1.1"]}});
-        let refused = write(&store, &mut foreign, None).await.err().map(|e| e.message).unwrap_or_default();
-        assert!(refused.ends_with("the provided IP (10.1.1.1) is not in the valid range. The range of valid IPs is 10.96.0.0/29"), "{refused}");
+        let refused = write(&store, &mut foreign, None)
+            .await
+            .err()
+            .map(|e| e.message)
+            .unwrap_or_default();
+        assert!(
+            refused.ends_with(
+                "the provided IP (10.1.1.1) is not in the valid range. The range of valid IPs is 10.96.0.0/29"
+            ),
+            "{refused}"
+        );
 
         // Changing the type frees the port and keeps the address.
         let mut plain = first.clone();
@@ -504,7 +537,11 @@ mod tests {
         for i in 0..6 {
             assert!(write(&store, &mut node_port_service(&format!("s{i}")), None).await?);
         }
-        let full = write(&store, &mut node_port_service("more"), None).await.err().map(|e| e.message).unwrap_or_default();
+        let full = write(&store, &mut node_port_service("more"), None)
+            .await
+            .err()
+            .map(|e| e.message)
+            .unwrap_or_default();
         assert!(full.contains("range is full"), "{full}");
         // None of the services was written, so all of this is free again.
         repair(&store).await?;

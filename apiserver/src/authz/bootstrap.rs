@@ -86,8 +86,15 @@ fn add_controllers(roles: &mut Vec<(String, Role)>, bindings: &mut Vec<(String, 
 /// Gives the aggregated roles the rules that they have as long as nobody adds to them; the aggregation controller does that.
 fn aggregate(roles: &mut [(String, Role)]) {
     fn rules(roles: &[(String, Role)], label: &str) -> Vec<Rule> {
-        let chosen = roles.iter().map(|(_, role)| role).filter(|role| role.labels.contains_key(label));
-        let own = |role: &Role| role.aggregate.as_ref().map_or_else(|| role.rules.clone(), |label| rules(roles, label));
+        let chosen = roles
+            .iter()
+            .map(|(_, role)| role)
+            .filter(|role| role.labels.contains_key(label));
+        let own = |role: &Role| {
+            role.aggregate
+                .as_ref()
+                .map_or_else(|| role.rules.clone(), |label| rules(roles, label))
+        };
         chosen.flat_map(own).collect()
     }
     let all = roles.to_vec();

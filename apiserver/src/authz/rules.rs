@@ -20,16 +20,26 @@ pub struct Rule {
 /// What a request wants, as much of it as RBAC looks at.
 #[derive(Clone, Copy, Debug)]
 pub enum Action<'a> {
-    /// A request on an API resource; `subresource` and `name` may be empty.
+    /// A request on an API resource.
     Resource {
+        /// `get`, `list`, ...
         verb: &'a str,
+        /// Empty for the core group.
         group: &'a str,
+        /// Lower-case plural.
         resource: &'a str,
+        /// May be empty.
         subresource: &'a str,
+        /// Empty for a collection.
         name: &'a str,
     },
     /// A request on any other path.
-    Url { verb: &'a str, path: &'a str },
+    Url {
+        /// Lower-case HTTP method.
+        verb: &'a str,
+        /// The request's path.
+        path: &'a str,
+    },
 }
 
 fn strings(value: &Value, field: &str) -> Vec<String> {
@@ -196,7 +206,7 @@ pub fn compact(atoms: Vec<Rule>) -> Vec<Rule> {
     for rule in &mut out {
         rule.verbs.sort();
     }
-    out.sort();
+    out.sort_by_key(describe);
     out
 }
 

@@ -51,7 +51,11 @@ impl Strategy for SigningRequest {
         if status.is_null() {
             status = json!({});
         }
-        if conditions.is_empty() { remove(&mut status, "conditions") } else { set(&mut status, "conditions", conditions) }
+        if conditions.is_empty() {
+            remove(&mut status, "conditions")
+        } else {
+            set(&mut status, "conditions", conditions)
+        }
         set(new, "status", status);
     }
 
@@ -67,7 +71,10 @@ impl Strategy for SigningRequest {
         }
         let seconds = spec.get("expirationSeconds");
         if seconds.int().is_some_and(|n| n < 600) {
-            seconds.invalid(&mut errors, "may not specify a duration less than 600 seconds (10 minutes)");
+            seconds.invalid(
+                &mut errors,
+                "may not specify a duration less than 600 seconds (10 minutes)",
+            );
         }
         errors
     }
@@ -82,7 +89,10 @@ impl Strategy for SigningRequest {
         }
         for kind in DECISIONS {
             if condition(old, kind).is_some() && condition(new, kind).is_none() {
-                conditions.forbidden(&mut errors, &format!("updates may not remove a condition of type {kind:?}"));
+                conditions.forbidden(
+                    &mut errors,
+                    &format!("updates may not remove a condition of type {kind:?}"),
+                );
             }
         }
         errors
@@ -113,11 +123,17 @@ impl Strategy for SigningRequest {
 fn merged(decided: &Value, rest: &Value) -> Vec<Value> {
     let all = |v: &Value| {
         let own = list(v, "/conditions");
-        if own.is_empty() { list(v, "/status/conditions").to_vec() } else { own.to_vec() }
+        if own.is_empty() {
+            list(v, "/status/conditions").to_vec()
+        } else {
+            own.to_vec()
+        }
     };
     let is_decision = |c: &Value| DECISIONS.contains(&text(c, "/type"));
     let decisions = all(decided).into_iter().filter(|c| is_decision(c));
-    decisions.chain(all(rest).into_iter().filter(|c| !is_decision(c))).collect()
+    decisions
+        .chain(all(rest).into_iter().filter(|c| !is_decision(c)))
+        .collect()
 }
 
 /// `Approved,Issued` and its like.
@@ -148,6 +164,9 @@ mod tests {
         let old = json!({"status": {"conditions": [{"type": "Other"}]}});
         let kinds = |list: Vec<Value>| list.iter().map(|c| text(c, "/type").to_owned()).collect::<Vec<_>>();
         assert_eq!(kinds(merged(&approved, &old)), ["Approved", "Other"]);
-        assert_eq!(state(&json!({"status": {"conditions": [{"type": "Approved"}], "certificate": "x"}})), "Approved,Issued");
+        assert_eq!(
+            state(&json!({"status": {"conditions": [{"type": "Approved"}], "certificate": "x"}})),
+            "Approved,Issued"
+        );
     }
 }

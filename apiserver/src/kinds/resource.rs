@@ -17,7 +17,13 @@ pub static CLAIM: Rules = Rules {
 /// Rules of `resourceslices.resource.k8s.io`.
 pub static SLICE: Rules = Rules {
     generation: true,
-    columns: &[Column::NAME, Column::text("Node"), Column::text("Driver"), Column::text("Pool"), Column::AGE],
+    columns: &[
+        Column::NAME,
+        Column::text("Node"),
+        Column::text("Driver"),
+        Column::text("Pool"),
+        Column::AGE,
+    ],
     row: |object, now| {
         let all = object.pointer("/spec/allNodes").and_then(Value::as_bool) == Some(true);
         let node = match text(object, "/spec/nodeName") {
@@ -40,7 +46,12 @@ pub static SLICE: Rules = Rules {
 /// Rules of `clustertrustbundles.certificates.k8s.io`.
 pub static TRUST_BUNDLE: Rules = Rules {
     columns: &[Column::NAME, Column::text("SignerName")],
-    row: |object, _| vec![table::name(object), json!(super::common::or_none(text(object, "/spec/signerName")))],
+    row: |object, _| {
+        vec![
+            table::name(object),
+            json!(super::common::or_none(text(object, "/spec/signerName"))),
+        ]
+    },
     fields: &["spec.signerName"],
     ..Rules::NONE
 };
@@ -48,7 +59,10 @@ pub static TRUST_BUNDLE: Rules = Rules {
 /// `allocated,reserved` and its like.
 fn state(object: &Value) -> String {
     let mut states = Vec::new();
-    if object.pointer("/metadata/deletionTimestamp").is_some_and(Value::is_string) {
+    if object
+        .pointer("/metadata/deletionTimestamp")
+        .is_some_and(Value::is_string)
+    {
         states.push("deleted");
     }
     match object.pointer("/status/allocation").is_some_and(Value::is_object) {
