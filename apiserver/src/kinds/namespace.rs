@@ -77,10 +77,6 @@ impl Strategy for Namespace {
         errors
     }
 
-    fn held(&self, object: &Value) -> bool {
-        !super::field::list(object, "/spec/finalizers").is_empty()
-    }
-
     fn prepare_delete(&self, object: &mut Value, _grace: i64) {
         if let Some(status) = ensure(object, "status") {
             set(status, "phase", "Terminating");

@@ -28,7 +28,7 @@ pub struct Page {
 }
 
 /// The content of a continue token.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Continue {
     v: String,
     rv: i64,
