@@ -5,7 +5,9 @@
 pub mod config;
 pub mod controllers;
 mod disrupt;
+mod history;
 mod intstr;
+mod node_fit;
 pub mod ownership;
 mod pod_control;
 pub mod pods;

@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
 
-use api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use api::batch::v1::{CronJob, Job};
 use api::coordination::v1::Lease;
 use api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount};
@@ -166,6 +166,8 @@ informers! {
     stateful_sets: StatefulSet = |shared: Shared<StatefulSet>, _: &Client| shared.by_namespace();
     /// Every DaemonSet.
     daemon_sets: DaemonSet = |shared: Shared<DaemonSet>, _: &Client| shared.by_namespace();
+    /// Every ControllerRevision, by owner.
+    revisions: ControllerRevision = |shared: Shared<ControllerRevision>, _: &Client| shared.by_owner();
     /// Every Job.
     jobs: Job = |shared: Shared<Job>, _: &Client| shared.by_owner();
     /// Every CronJob.
@@ -269,4 +271,15 @@ impl Setup {
 pub fn enqueue<K: Object>(queue: &Queue<ObjectKey>) -> impl Fn(&Event<K>) + Send + Sync + 'static {
     let queue = queue.clone();
     move |event| queue.add(event.object().key())
+}
+
+/// A handler that queues the key of an object's controller, if it is an `O`.
+pub fn enqueue_owner<K: Object, O: Object>(queue: &Queue<ObjectKey>) -> impl Fn(&Event<K>) + Send + Sync + 'static {
+    let queue = queue.clone();
+    move |event| {
+        let object = event.object();
+        if let Some(owner) = object.controller().filter(|owner| owner.kind == O::KIND) {
+            queue.add(ObjectKey::new(object.namespace(), &*owner.name));
+        }
+    }
 }

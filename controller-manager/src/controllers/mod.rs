@@ -3,6 +3,7 @@
 //! A controller's `plan` decides without a clock, a cache or a client; its `reconcile` reads caches, calls `plan` and applies what it said.
 
 pub mod cluster_role_aggregation;
+pub mod daemonset;
 pub mod deployment;
 pub mod disruption;
 pub mod endpoints;
@@ -36,7 +37,7 @@ pub const NAMES: [&str; TABLE.len()] = {
 };
 
 /// What starts each of them.
-const TABLE: [(&str, fn(&mut Setup)); 15] = [
+const TABLE: [(&str, fn(&mut Setup)); 16] = [
     ("namespace-controller", namespace::start),
     ("serviceaccount-controller", service_account::start),
     ("root-ca-certificate-publisher-controller", root_ca::start),
@@ -52,6 +53,7 @@ const TABLE: [(&str, fn(&mut Setup)); 15] = [
         let workers = setup.config.concurrent_rc_syncs;
         replicaset::start::<ReplicationController>(setup, workers);
     }),
+    ("daemonset-controller", daemonset::start),
     ("endpoints-controller", endpoints::start),
     ("endpointslice-controller", endpointslice::start),
     ("garbage-collector-controller", garbage_collector::start),

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::core::v1::{Node, Pod, Taint, Toleration};
+use api::core::v1::{Node, Pod, Taint};
 use api::{Object, ObjectKey};
 use client::{Cache, Client, DeleteParams, Event, EventRecorder, EventType};
 use controller::{Action, Error};
 use jiff::Timestamp;
 
 use crate::disrupt::{self, Disruption};
+use crate::node_fit::tolerates;
 use crate::pods::{self, elapsed};
 use crate::setup::{NODE, Setup};
 
@@ -57,20 +58,6 @@ pub fn plan(pod: &Pod, taints: &[Taint], now: Timestamp) -> Verdict {
         None => Verdict::Stay,
         Some(rest) if rest.is_zero() => Verdict::Evict,
         Some(rest) => Verdict::After(rest),
-    }
-}
-
-/// Whether a toleration covers a taint. An empty key covers every key, an empty effect every effect.
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let text = |field: &Option<String>| field.clone().unwrap_or_default();
-    let (effect, key) = (text(&toleration.effect), text(&toleration.key));
-    if (!effect.is_empty() && effect != taint.effect) || (!key.is_empty() && key != taint.key) {
-        return false;
-    }
-    match text(&toleration.operator).as_str() {
-        "Exists" => true,
-        "" | "Equal" => text(&toleration.value) == text(&taint.value) && !key.is_empty(),
-        _ => false,
     }
 }
 
@@ -156,6 +143,8 @@ impl Evictor {
 
 #[cfg(test)]
 mod tests {
+    use api::core::v1::Toleration;
+
     use super::*;
     use crate::pods::testing::{ago, now, pod};
 
@@ -233,23 +222,5 @@ mod tests {
             pod.spec.as_mut().unwrap().tolerations = Some(tolerations);
             assert_eq!(plan(&pod, &taints, now()), expected, "{case}");
         }
-    }
-
-    #[test]
-    fn equal_compares_values() {
-        let toleration = |value: &str| Toleration {
-            key: Some("team".into()),
-            value: Some(value.into()),
-            effect: Some("NoExecute".into()),
-            ..Default::default()
-        };
-        let taint = Taint {
-            key: "team".into(),
-            value: Some("blue".into()),
-            effect: "NoExecute".into(),
-            ..Default::default()
-        };
-        assert!(tolerates(&toleration("blue"), &taint));
-        assert!(!tolerates(&toleration("red"), &taint));
     }
 }

@@ -9,6 +9,8 @@ mod status;
 #[cfg(test)]
 mod testing;
 
+pub use revision::template_hash;
+
 use std::sync::Arc;
 
 use api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
