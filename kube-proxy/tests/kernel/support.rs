@@ -39,6 +39,11 @@ impl Host {
         }
     }
 
+    /// The file that stands for the namespace.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Runs `f` in the namespace; panics of `f` come through.
     pub fn run<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> T {
         let (done, result) = mpsc::channel();
