@@ -10,6 +10,7 @@ pub mod cni;
 pub mod config;
 pub mod conntrack;
 pub mod dns;
+pub mod health_check;
 pub mod metrics;
 pub mod network;
 pub mod pod_network;

@@ -12,6 +12,8 @@ use tokio::time::Instant;
 use crate::cache::{About, Caches, Wakes, about};
 use crate::config::Config;
 use crate::conntrack::{self, Expected};
+use crate::dns::Directory;
+use crate::health_check::{self, HealthChecks};
 use crate::metrics::Metrics;
 use crate::network::Kernel;
 use crate::rules::{Applier, ApplyError, Family, Node, Refusal, RuleSet, plan};
@@ -73,6 +75,7 @@ pub struct Syncer {
     families: Vec<Family>,
     applier: Applier,
     reloaded: Instant,
+    health_checks: HealthChecks,
     /// Where UDP flows may go by the last sync; None before it.
     udp: Option<Expected>,
 }
@@ -99,6 +102,7 @@ impl Syncer {
             families,
             applier,
             reloaded: Instant::now(),
+            health_checks: HealthChecks::default(),
             udp: None,
         }
     }
@@ -166,7 +170,20 @@ impl Syncer {
         tracing::debug!(frontends, took = ?began.elapsed(), "service rules are in place");
         triggers.into_iter().for_each(|at| self.metrics.programmed(at));
         self.clean_flows(expected).await;
+        self.check_health().await;
         Ok(())
+    }
+
+    async fn check_health(&mut self) {
+        let services = self.caches.services.list();
+        let check = |service: &Arc<api::core::v1::Service>| {
+            // Cheap first: few services ask for a check.
+            service.spec.as_ref()?.health_check_node_port?;
+            let slices = Directory::slices(&self.caches, service.namespace(), service.name());
+            health_check::check(service, &slices, &self.config.node_name)
+        };
+        let wanted = services.iter().filter_map(check).collect();
+        self.health_checks.apply(wanted).await;
     }
 
     async fn plan(&self) -> Result<RuleSet, SyncError> {
