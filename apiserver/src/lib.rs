@@ -15,6 +15,7 @@ pub mod http;
 pub mod kinds;
 pub mod registry;
 pub mod store;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -19,6 +19,7 @@ use crate::registry::options::{DeleteOptions, FieldValidation, ListOptions, Watc
 use crate::registry::patch::{Patch, PatchType};
 use crate::registry::pods::Target;
 use crate::registry::{Access, Kind, Removed, Written, meta, scale};
+use crate::streams;
 
 /// A request taken apart.
 struct Call {
@@ -38,6 +39,9 @@ pub async fn handle(state: Arc<State>, access: Access, request: Request) -> Resu
     check_served(&access)?;
     if let ("get", "log") = (access.attributes.verb.as_str(), access.attributes.subresource.as_str()) {
         return logs::logs(&state, &access, &info).await;
+    }
+    if streams::serves(&access.attributes.subresource) {
+        return streams::handle(state, access, info, request).await;
     }
     let format = Format::of(request.headers())?;
     let (parts, body) = request.into_parts();
