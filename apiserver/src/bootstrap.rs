@@ -109,6 +109,7 @@ impl Bootstrap<'_> {
                 .await?;
         }
         allocators::ensure_service_cidr(&**self.registry.store(), self.config.service_cidr.into()).await?;
+        allocators::ensure_node_ports(&**self.registry.store(), self.config.node_ports).await?;
         allocators::repair(&**self.registry.store()).await?;
         self.ensure(("", "v1", "services"), self.service()).await?;
         self.endpoints().await

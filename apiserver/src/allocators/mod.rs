@@ -8,6 +8,7 @@ mod repair;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 
 use api::{Error, FieldError, GroupKind};
 use bytes::Bytes;
@@ -20,14 +21,16 @@ use crate::kinds::service::{has_cluster_ip, has_node_ports, is_headless};
 use crate::registry::strategy::{Extra, WriteContext};
 use crate::store::{Condition, Entry, Expect, ListQuery, Op, ReadAt, Store, StoreError};
 
-pub use repair::{ensure_service_cidr, repair};
+pub use repair::{ensure_node_ports, ensure_service_cidr, repair};
 
 const GROUP: &str = "networking.k8s.io";
 const IP_PREFIX: &str = "networking.k8s.io/ipaddresses//";
 const CIDR_PREFIX: &str = "networking.k8s.io/servicecidrs//";
 const PORT_PREFIX: &str = "keelson.dev/nodeports//";
+/// Holds the range of node ports, for all API servers alike.
+const PORT_RANGE: &str = "keelson.dev/nodeportrange//current";
 /// Upstream's default range of node ports.
-const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
+const NODE_PORTS: RangeInclusive<u16> = 30000..=32767;
 /// How many free-looking candidates are drawn before the range is searched in order.
 const DRAWS: usize = 8;
 
@@ -236,11 +239,12 @@ async fn explicit_ports(store: &dyn Store, service: &Value, before: &Holdings, e
             || "spec.healthCheckNodePort".to_owned(),
             |i| format!("spec.ports[{i}].nodePort"),
         );
-        if !NODE_PORTS.contains(port) {
+        let range = node_ports(store).await?;
+        if !range.contains(port) {
             let why = format!(
                 "provided port is not in the valid range. The range of valid ports is {}-{}",
-                NODE_PORTS.start(),
-                NODE_PORTS.end()
+                range.start(),
+                range.end()
             );
             return Err(refuse(service, FieldError::invalid(path, *port, why)));
         }
@@ -265,7 +269,7 @@ async fn service_cidrs(store: &dyn Store) -> Result<Vec<IpNet>, Error> {
     let found = list_all(store, CIDR_PREFIX).await.map_err(unavailable)?;
     let mut out = Vec::new();
     for entry in found {
-        let object = decode("servicecidrs", &entry)?;
+        let object = decode(GROUP, "servicecidrs", &entry)?;
         if object.pointer("/metadata/deletionTimestamp").is_none() {
             out.extend(
                 list(&object, "/spec/cidrs")
@@ -334,9 +338,20 @@ async fn free_ip(store: &dyn Store, cidrs: &[IpNet]) -> Result<IpAddr, Error> {
     Err(Error::internal("failed to allocate a serviceIP: range is full"))
 }
 
+/// The range that the servers were started with.
+async fn node_ports(store: &dyn Store) -> Result<RangeInclusive<u16>, Error> {
+    let Some(entry) = store.get(PORT_RANGE, ReadAt::Any).await.map_err(unavailable)? else {
+        return Ok(NODE_PORTS);
+    };
+    let record = decode("", "configmaps", &entry)?;
+    let bound = |name: &str| text(&record["data"], name).parse::<u16>().map_err(Error::internal);
+    Ok(bound("/first")?..=bound("/last")?)
+}
+
 async fn free_port(store: &dyn Store, taken: &BTreeSet<u16>) -> Result<u16, Error> {
+    let range = node_ports(store).await?;
     for _ in 0..DRAWS {
-        let port = rand::rng().random_range(NODE_PORTS);
+        let port = rand::rng().random_range(range.clone());
         if !taken.contains(&port)
             && store
                 .get(&port_key(port), ReadAt::Any)
@@ -353,7 +368,7 @@ async fn free_port(store: &dyn Store, taken: &BTreeSet<u16>) -> Result<u16, Erro
         .iter()
         .map(|e| e.key.to_string())
         .collect();
-    let mut candidates = NODE_PORTS.filter(|port| !taken.contains(port) && !used.contains(&port_key(*port)));
+    let mut candidates = range.filter(|port| !taken.contains(port) && !used.contains(&port_key(*port)));
     candidates
         .next()
         .ok_or_else(|| Error::internal("failed to allocate a nodePort: range is full"))
@@ -376,9 +391,9 @@ fn encode(group: &str, resource: &str, object: &Value) -> Result<Bytes, Error> {
         .map_err(Error::internal)
 }
 
-fn decode(resource: &str, entry: &Entry) -> Result<Value, Error> {
-    let info = api::resources::find(GROUP, "v1", resource)
-        .ok_or_else(|| Error::internal(format!("no resource {resource}.{GROUP}")))?;
+fn decode(group: &str, resource: &str, entry: &Entry) -> Result<Value, Error> {
+    let info = api::resources::find(group, "v1", resource)
+        .ok_or_else(|| Error::internal(format!("no resource {resource}.{group}")))?;
     api::codec::proto_to_value(info.message, &entry.value).map_err(Error::internal)
 }
 

@@ -7,11 +7,11 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::{
-    CIDR_PREFIX, GROUP, Holdings, IP_PREFIX, PORT_PREFIX, decode, encode, ip_address, ip_key, list_all, new_metadata,
-    port_key, port_owner, unavailable,
+    CIDR_PREFIX, GROUP, Holdings, IP_PREFIX, PORT_PREFIX, PORT_RANGE, decode, encode, ip_address, ip_key, list_all,
+    new_metadata, port_key, port_owner, unavailable,
 };
 use crate::kinds::field::text;
-use crate::store::{Store, Txn, TxnOutcome};
+use crate::store::{Op, Store, Txn, TxnOutcome};
 
 /// Name of the range that the server is started with, as upstream's.
 const DEFAULT: &str = "kubernetes";
@@ -36,6 +36,25 @@ pub async fn ensure_service_cidr(store: &dyn Store, cidr: IpNet) -> Result<(), E
     }
 }
 
+/// Writes down the range of node ports. Ports outside of it that are in use stay with their services.
+///
+/// # Errors
+/// When the store does not answer.
+pub async fn ensure_node_ports(store: &dyn Store, (first, last): (u16, u16)) -> Result<(), Error> {
+    let record =
+        json!({"metadata": new_metadata("nodeports"), "data": {"first": first.to_string(), "last": last.to_string()}});
+    let put = Op::Put {
+        key: PORT_RANGE.to_owned(),
+        value: encode("", "configmaps", &record)?,
+        expires_at: None,
+    };
+    let txn = Txn {
+        conditions: Vec::new(),
+        ops: vec![put],
+    };
+    store.transact(txn).await.map_err(unavailable).map(drop)
+}
+
 /// Compares the records with the services and writes the difference.
 ///
 /// # Errors
@@ -57,7 +76,7 @@ pub async fn repair(store: &dyn Store) -> Result<(), Error> {
     }
     for entry in records {
         if wanted.remove(&*entry.key).is_none()
-            && (entry.key.starts_with(PORT_PREFIX) || is_ours(&decode("ipaddresses", &entry)?))
+            && (entry.key.starts_with(PORT_PREFIX) || is_ours(&decode(GROUP, "ipaddresses", &entry)?))
         {
             tracing::warn!(key = %entry.key, "freeing what no service holds");
             store

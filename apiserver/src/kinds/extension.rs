@@ -31,6 +31,7 @@ pub static DEFINITION: Rules = Rules {
         },
     ],
     row: created_row,
+    unconditional_update: false,
     ..Rules::NONE
 };
 
@@ -61,6 +62,7 @@ pub static API_SERVICE: Rules = Rules {
             table::age(object, now),
         ]
     },
+    unconditional_update: false,
     ..Rules::NONE
 };
 
@@ -111,6 +113,7 @@ pub static WEBHOOKS: Rules = Rules {
             table::age(object, now),
         ]
     },
+    unconditional_update: false,
     ..Rules::NONE
 };
 
@@ -125,6 +128,7 @@ pub static VALIDATING_POLICY: Rules = Rules {
         Column::AGE,
     ],
     row: |object, now| policy_row(object, now, "/spec/validations"),
+    unconditional_update: false,
     ..Rules::NONE
 };
 
@@ -139,6 +143,7 @@ pub static MUTATING_POLICY: Rules = Rules {
         Column::AGE,
     ],
     row: |object, now| policy_row(object, now, "/spec/mutations"),
+    unconditional_update: false,
     ..Rules::NONE
 };
 
@@ -167,6 +172,7 @@ pub static POLICY_BINDING: Rules = Rules {
             table::age(object, now),
         ]
     },
+    unconditional_update: false,
     ..Rules::NONE
 };
 

@@ -90,7 +90,7 @@ impl Strategy for Job {
     }
 
     fn orphans_by_default(&self) -> bool {
-        false
+        true
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::common::or_none;
 use super::field::{Errors, Field, ensure, list, text};
-use super::rules::Rules;
+use super::rules::{NewStatus, Rules};
 use crate::registry::table::{self, Column};
 
 /// Rules of `nodes`.
@@ -69,6 +69,7 @@ pub static NODE: Rules = Rules {
         ]
     },
     fields: &["spec.unschedulable"],
+    new_status: NewStatus::Kept,
     ..Rules::NONE
 };
 

@@ -53,6 +53,7 @@ pub static DISRUPTION_BUDGET: Rules = Rules {
             table::age(object, now),
         ]
     },
+    unconditional_update: false,
     ..Rules::NONE
 };
 
@@ -129,6 +130,7 @@ pub static RUNTIME_CLASS: Rules = Rules {
             table::age(object, now),
         ]
     },
+    unconditional_update: false,
     ..Rules::NONE
 };
 

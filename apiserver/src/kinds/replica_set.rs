@@ -48,6 +48,7 @@ pub static REPLICATION_CONTROLLER: Rules = Rules {
     columns: COLUMNS,
     row: |object, now| row(object, now, format_labels(object.pointer("/spec/selector"))),
     fields: &["status.replicas"],
+    orphans: true,
     ..Rules::NONE
 };
 

@@ -3,11 +3,22 @@
 
 use api::FieldError;
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::field::{Errors, Field};
-use crate::registry::strategy::{Strategy, WriteContext};
+use super::field::{Errors, Field, set};
+use crate::registry::strategy::{Strategy, WriteContext, has_status, remove};
 use crate::registry::table::{self, Column};
+
+/// The status of a new object.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum NewStatus {
+    /// None: it is written through its own subresource.
+    Cleared,
+    /// What the creator sent, as a kubelet does for its node.
+    Kept,
+    /// This phase.
+    Phase(&'static str),
+}
 
 /// What is special to a simple kind; start from [`Rules::NONE`].
 #[derive(Clone, Copy)]
@@ -30,6 +41,10 @@ pub struct Rules {
     pub name: fn(&str) -> Vec<String>,
     /// See [`Strategy::unconditional_update`].
     pub unconditional_update: bool,
+    /// What becomes of the status that a creator sends.
+    pub new_status: NewStatus,
+    /// See [`Strategy::orphans_by_default`].
+    pub orphans: bool,
 }
 
 fn default_row(object: &Value, now: Timestamp) -> Vec<Value> {
@@ -48,6 +63,8 @@ impl Rules {
         fields: &[],
         name: api::names::dns1123_subdomain,
         unconditional_update: true,
+        new_status: NewStatus::Cleared,
+        orphans: false,
     };
 }
 
@@ -58,6 +75,14 @@ impl Strategy for Rules {
 
     fn generation(&self) -> bool {
         self.generation
+    }
+
+    fn prepare_create(&self, cx: &WriteContext<'_>, object: &mut Value) {
+        match self.new_status {
+            NewStatus::Cleared if has_status(cx.resource) => remove(object, "status"),
+            NewStatus::Cleared | NewStatus::Kept => {}
+            NewStatus::Phase(phase) => set(object, "status", json!({"phase": phase})),
+        }
     }
 
     fn validate(&self, _cx: &WriteContext<'_>, object: &Value) -> Vec<FieldError> {
@@ -97,5 +122,9 @@ impl Strategy for Rules {
 
     fn unconditional_update(&self) -> bool {
         self.unconditional_update
+    }
+
+    fn orphans_by_default(&self) -> bool {
+        self.orphans
     }
 }

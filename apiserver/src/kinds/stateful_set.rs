@@ -71,6 +71,7 @@ pub static CONTROLLER_REVISION: Rules = Rules {
             table::age(object, now),
         ]
     },
+    unconditional_update: false,
     ..Rules::NONE
 };
 

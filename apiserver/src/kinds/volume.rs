@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::common::quantity;
 use super::field::{Errors, Field, default, default_zero, ensure, list, set, text};
-use super::rules::Rules;
+use super::rules::{NewStatus, Rules};
 use crate::registry::strategy::restore;
 use crate::registry::table::{self, Column};
 
@@ -13,11 +13,6 @@ const MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "Read
 /// Rules of `persistentvolumes`.
 pub static VOLUME: Rules = Rules {
     default: |object| {
-        if object.pointer("/status/phase").is_none()
-            && let Some(status) = ensure(object, "status")
-        {
-            set(status, "phase", "Pending");
-        }
         let Some(spec) = ensure(object, "spec") else { return };
         default_zero(spec, "persistentVolumeReclaimPolicy", "Retain");
         default(spec, "volumeMode", "Filesystem");
@@ -72,12 +67,17 @@ pub static VOLUME: Rules = Rules {
             json!(unset(text(object, "/spec/volumeMode"))),
         ]
     },
+    new_status: NewStatus::Phase("Pending"),
     ..Rules::NONE
 };
 
 /// Rules of `persistentvolumeclaims`.
 pub static CLAIM: Rules = Rules {
-    default: |object| fill_claim(object),
+    default: |object| {
+        if let Some(spec) = ensure(object, "spec") {
+            default(spec, "volumeMode", "Filesystem");
+        }
+    },
     validate: |root, errors| validate_claim(&root.get("spec"), errors),
     validate_update: claim_update,
     columns: &[
@@ -113,6 +113,7 @@ pub static CLAIM: Rules = Rules {
             json!(unset(text(object, "/spec/volumeMode"))),
         ]
     },
+    new_status: NewStatus::Phase("Pending"),
     ..Rules::NONE
 };
 
@@ -305,7 +306,7 @@ pub static ATTRIBUTES_CLASS: Rules = Rules {
     ..Rules::NONE
 };
 
-/// Defaults of a claim, which StatefulSets hold templates of.
+/// Defaults of a StatefulSet's claim template, which shows the phase that its claims begin with.
 pub fn fill_claim(claim: &mut Value) {
     if claim.pointer("/status/phase").is_none()
         && let Some(status) = ensure(claim, "status")

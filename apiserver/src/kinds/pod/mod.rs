@@ -39,13 +39,6 @@ impl Strategy for Pod {
                 "message": "Scheduling is blocked due to non-empty scheduling gates"}]);
         }
         set(pod, "status", status);
-        for c in pod.get_mut("spec").into_iter().flat_map(|s| each(s, "tolerations")) {
-            if c.get("tolerationSeconds").is_some_and(Value::is_null)
-                && let Some(map) = c.as_object_mut()
-            {
-                map.remove("tolerationSeconds");
-            }
-        }
     }
 
     fn prepare_update(&self, cx: &WriteContext<'_>, new: &mut Value, old: &Value) {
