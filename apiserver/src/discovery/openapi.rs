@@ -244,7 +244,7 @@ fn operation(action: &str, info: &ResourceInfo, reference: &str, parameters: &[&
         "patch" => {
             let any = json!({"schema": {"type": "object"}});
             operation["requestBody"] = json!({"required": true, "content": {
-                "application/json-patch+json": any, "application/merge-patch+json": any, "application/strategic-merge-patch+json": any}});
+                "application/json-patch+json": any, "application/merge-patch+json": any, "application/strategic-merge-patch+json": any, "application/apply-patch+yaml": any}});
         }
         _ => {}
     }

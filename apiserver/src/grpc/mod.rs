@@ -135,6 +135,7 @@ impl ClusterService {
             dry_run: r.dry_run,
             field_manager: r.field_manager,
             field_validation: FieldValidation::Ignore,
+            applied: false,
         };
         if !r.subresource.is_empty() {
             return self.create_subresource(&access, &r.object, &options).await;
@@ -204,6 +205,7 @@ impl ClusterService {
             dry_run: r.dry_run,
             field_manager: r.field_manager,
             field_validation: FieldValidation::Ignore,
+            applied: false,
         };
         if r.subresource == "scale" {
             let expected = scale::expected()?;
@@ -231,12 +233,19 @@ impl ClusterService {
             dry_run: r.dry_run,
             field_manager: r.field_manager.clone(),
             field_validation: FieldValidation::Ignore,
+            applied: false,
         };
         let kind = match r.r#type() {
             proto::cluster::PatchType::Json => PatchType::Json,
             proto::cluster::PatchType::Merge => PatchType::Merge,
             proto::cluster::PatchType::StrategicMerge => PatchType::Strategic,
-            _ => return Err(Error::unsupported_media_type(&["JSON", "MERGE", "STRATEGIC_MERGE"])),
+            proto::cluster::PatchType::Apply => {
+                let written = self.registry.apply(&access, &r.patch, r.force, &options).await?;
+                return self.reply(&access, written);
+            }
+            proto::cluster::PatchType::Unspecified => {
+                return Err(Error::bad_request("the type of the patch must be given"));
+            }
         };
         let patch = Patch::parse(kind, &r.patch)?;
         if r.subresource == "scale" {
@@ -550,6 +559,7 @@ impl Cluster for ClusterService {
             dry_run: false,
             field_manager: r.field_manager,
             field_validation: FieldValidation::Ignore,
+            applied: false,
         };
         let parts = r
             .objects

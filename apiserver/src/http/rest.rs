@@ -74,7 +74,8 @@ fn check_served(access: &Access) -> Result<(), Error> {
         reason: "MethodNotAllowed".into(),
         ..Error::method_not_allowed(&access.kind.group_resource(), &a.verb)
     };
-    if !verbs.contains(&a.verb.as_str()) {
+    let nameless = a.name.is_empty() && matches!(a.verb.as_str(), "get" | "update" | "patch" | "delete");
+    if nameless || !verbs.contains(&a.verb.as_str()) {
         let mut error = refused();
         error.message = "the server does not allow this method on the requested resource".into();
         return Err(error);
@@ -191,6 +192,7 @@ impl Call {
             dry_run,
             field_manager,
             field_validation,
+            applied: false,
         })
     }
 
@@ -225,6 +227,26 @@ impl Call {
 
     async fn patch(&self, state: &State) -> Result<Response, Error> {
         let options = self.write_options()?;
+        let force = self.query().flag("force");
+        if negotiate::media_type(&self.headers) == "application/apply-patch+yaml" {
+            if self.query().get("fieldManager").is_empty() {
+                return Err(bad_option(
+                    "PatchOptions",
+                    FieldError::required("fieldManager", "is required for apply patch"),
+                ));
+            }
+            let written = state
+                .registry
+                .apply(&self.access, &self.body, force == Some(true), &options)
+                .await?;
+            return self.written(written, Vec::new());
+        }
+        if force.is_some() {
+            return Err(bad_option(
+                "PatchOptions",
+                FieldError::forbidden("force", "may not be specified for non-apply patch"),
+            ));
+        }
         let written = state
             .registry
             .patch(&self.access, &self.parse_patch()?, &options)
@@ -237,6 +259,7 @@ impl Call {
             "application/json-patch+json",
             "application/merge-patch+json",
             "application/strategic-merge-patch+json",
+            "application/apply-patch+yaml",
         ];
         let kind = match negotiate::media_type(&self.headers) {
             "application/json-patch+json" => PatchType::Json,

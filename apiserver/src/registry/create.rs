@@ -11,7 +11,7 @@ use super::access::{AdmissionRequest, Operation};
 use super::decode::Expected;
 use super::options::WriteOptions;
 use super::strategy::{Extra, WriteContext};
-use super::{Access, Kind, Registry, convert, meta, store_error};
+use super::{Access, Kind, Registry, apply, convert, meta, store_error};
 use crate::store::{Condition, Entry, Expect, Op, Txn, TxnOutcome};
 
 /// How often a generated name that is taken is drawn anew.
@@ -112,6 +112,9 @@ impl Registry {
             return Err(Error::invalid(&kind.group_kind(), &access.attributes.name, faults));
         }
         self.admission.validate(&request, &object).await?;
+        if !options.applied && !options.field_manager.is_empty() {
+            apply::track(access, None, &mut object, options, now);
+        }
         let mut warnings = kind.strategy.warnings(&object, None);
         warnings.extend(request.take_warnings());
         let entry = self.insert(access, &cx, object, now).await?;

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 pub mod access;
+pub mod apply;
 mod convert;
 mod create;
 pub mod decode;

@@ -70,6 +70,8 @@ pub struct WriteOptions {
     pub field_manager: String,
     /// See there.
     pub field_validation: FieldValidation,
+    /// `metadata.managedFields` is final already: server-side apply has written it.
+    pub applied: bool,
 }
 
 /// What happens to objects that the deleted one owns.

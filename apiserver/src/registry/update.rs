@@ -10,7 +10,7 @@ use super::access::{AdmissionRequest, Operation};
 use super::create::{ATTEMPTS, Written, check_namespace, committed, imagined};
 use super::options::WriteOptions;
 use super::strategy::{Extra, WriteContext};
-use super::{Access, Registry, convert, meta, store_error};
+use super::{Access, Registry, apply, convert, meta, store_error};
 use crate::store::{Condition, Entry, Expect, Op, ReadAt, TxnOutcome};
 
 /// Upstream's advice after a lost race.
@@ -161,6 +161,9 @@ impl Registry {
         if meta::is_deleting(&new) && self.may_go(access, &new) {
             return self.finish_deletion(access, &cx, current, &new, warnings).await;
         }
+        if !options.applied && !same(&new, &old) {
+            apply::track(access, Some(&old), &mut new, options, now);
+        }
         let Extra { conditions, ops } = kind.strategy.before_update(&cx, &mut new, &old).await?;
         let value = kind.encode(&new)?;
         // Nothing changed: nothing is written, unless writing keeps the object alive.
@@ -225,6 +228,19 @@ impl Step {
             warnings,
         }))
     }
+}
+
+/// True if nothing but the revision can differ.
+fn same(new: &Value, old: &Value) -> bool {
+    new.pointer("/metadata/managedFields") == old.pointer("/metadata/managedFields")
+        && fields(Some(new), &["metadata"]).eq(fields(Some(old), &["metadata"]))
+        && fields(new.get("metadata"), &["resourceVersion"]).eq(fields(old.get("metadata"), &["resourceVersion"]))
+}
+
+/// The fields of an object in their order, save some.
+fn fields<'a>(object: Option<&'a Value>, skipped: &'a [&'a str]) -> impl Iterator<Item = (&'a String, &'a Value)> {
+    let all = object.and_then(Value::as_object).into_iter().flatten();
+    all.filter(move |(field, _)| !skipped.contains(&field.as_str()))
 }
 
 /// 409 after a lost race.
