@@ -68,7 +68,7 @@ impl Selector {
     pub fn from_label_selector(selector: &LabelSelector) -> Result<Self, ParseError> {
         let mut requirements = Vec::new();
         for (key, value) in selector.match_labels.iter().flatten() {
-            requirements.push(Requirement::new(key, Operator::In, [value.clone()])?);
+            requirements.push(Requirement::new(key, Operator::Equals, [value.clone()])?);
         }
         for expression in selector.match_expressions.iter().flatten() {
             let operator = match &*expression.operator {
