@@ -66,7 +66,7 @@ pub fn status(error: &Error) -> Status {
 pub fn refusal(error: &Error) -> body::Response {
     status(error)
         .into_http::<tonic::body::Body>()
-        .map(|b| b.map_err(|status| body::BodyError::from(status)).boxed_unsync())
+        .map(|b| b.map_err(body::BodyError::from).boxed_unsync())
 }
 
 fn encode_status(error: &Error) -> Bytes {
@@ -119,7 +119,7 @@ impl ClusterService {
     /// The object of a written entry as the client's version has it.
     fn reply(&self, access: &Access, written: Written) -> Result<ObjectReply, Error> {
         Ok(ObjectReply {
-            object: access.kind.proto(&written.entry)?.into(),
+            object: access.kind.proto(&written.entry)?,
             warnings: written.warnings,
         })
     }
@@ -275,7 +275,7 @@ impl ClusterService {
         };
         let removed = self.registry.delete(&access, &options).await?;
         Ok(DeleteReply {
-            object: access.kind.proto(&removed.entry)?.into(),
+            object: access.kind.proto(&removed.entry)?,
             gone: removed.gone,
         })
     }
@@ -347,7 +347,7 @@ impl ClusterService {
                 match kind.proto(&entry) {
                     Ok(object) => {
                         size += object.len();
-                        reply.objects.push(object.into());
+                        reply.objects.push(object);
                     }
                     Err(error) => {
                         last = None;
@@ -436,11 +436,7 @@ fn propagation(policy: &str) -> Result<Option<crate::registry::options::Propagat
 
 fn outcome(result: Result<(), Error>) -> Outcome {
     Outcome {
-        status: result
-            .err()
-            .map(|error| encode_status(&error))
-            .unwrap_or_default()
-            .into(),
+        status: result.err().map(|error| encode_status(&error)).unwrap_or_default(),
     }
 }
 
@@ -470,7 +466,7 @@ impl Cluster for ClusterService {
             }
             let entry = self.registry.get(&access, &r.resource_version).await?;
             Ok(ObjectReply {
-                object: access.kind.proto(&entry)?.into(),
+                object: access.kind.proto(&entry)?,
                 warnings: Vec::new(),
             })
         };

@@ -77,7 +77,7 @@ impl Running {
                 self.finished = true;
                 let event = WatchEvent {
                     r#type: EventType::Error.into(),
-                    object: encode_status(&error).into(),
+                    object: encode_status(&error),
                     initial_events_end: false,
                 };
                 Some(if error.code == 500 {
@@ -110,7 +110,7 @@ impl Running {
         let object = self.watch.kind.proto(&shown(entry, revision))?;
         Ok(WatchEvent {
             r#type: kind.into(),
-            object: object.into(),
+            object,
             initial_events_end: false,
         })
     }

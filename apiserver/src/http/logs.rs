@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use api::Error;
-use bytes::Bytes;
 use futures_util::StreamExt;
 use http::StatusCode;
 use parking_lot::Mutex;
@@ -195,9 +194,7 @@ pub async fn logs(state: &State, access: &Access, info: &RequestInfo) -> Result<
     let gauge = state.metrics.long_running(info);
     let chunks = replies.map(move |reply| {
         let _counted = &gauge;
-        reply
-            .map(|LogsReply { data }| Bytes::from(data))
-            .map_err(BodyError::from)
+        reply.map(|LogsReply { data }| data).map_err(BodyError::from)
     });
     // Ends with the server as well, or a follower would hold up its stop.
     Ok(answer(

@@ -44,7 +44,7 @@ pub async fn route(state: Arc<State>, mut request: Request) -> Result<Response, 
     if is_grpc(&request) {
         let mut routes = state.grpc.clone();
         let response = routes.call(request).await.map_err(Error::internal)?;
-        return Ok(response.map(|body| body.map_err(|status| BodyError::from(status)).boxed_unsync()));
+        return Ok(response.map(|body| body.map_err(BodyError::from).boxed_unsync()));
     }
     match request.extensions_mut().remove::<Access>() {
         Some(access) => rest::handle(state, access, request).await,

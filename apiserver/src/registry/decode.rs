@@ -30,8 +30,8 @@ pub fn decode(
 ) -> Result<(Value, Vec<String>), Error> {
     if encoding == Encoding::Protobuf {
         let (api_version, kind, raw) = codec::unwrap(body).map_err(|error| unreadable(expected, error))?;
-        check_type(expected, &api_version, &kind)?;
-        return Ok((from_message(expected, &raw)?, Vec::new()));
+        check_type(expected, api_version, kind)?;
+        return Ok((from_message(expected, raw)?, Vec::new()));
     }
     let (value, duplicates) = match encoding {
         Encoding::Yaml => (

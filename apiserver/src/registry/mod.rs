@@ -55,8 +55,12 @@ pub struct Access {
     pub attributes: Attributes,
     /// The resource.
     pub kind: &'static Kind,
-    _sealed: (),
+    _sealed: Sealed,
 }
+
+/// Cannot be made outside of the registry.
+#[derive(Clone)]
+struct Sealed;
 
 impl Access {
     /// The namespace in the store's keys: empty for cluster-scoped kinds.
@@ -125,7 +129,7 @@ impl Registry {
             user,
             attributes,
             kind,
-            _sealed: (),
+            _sealed: Sealed,
         })
     }
 

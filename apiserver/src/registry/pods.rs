@@ -240,7 +240,7 @@ impl Registry {
             user: access.user.clone(),
             attributes,
             kind,
-            _sealed: (),
+            _sealed: super::Sealed,
         };
         let labels = meta::labels(pod);
         let mut covering = Vec::new();
