@@ -52,7 +52,7 @@ impl Holdings {
                 .collect();
         }
         if has_node_ports(spec) {
-            out.ports = list(spec, "/ports").iter().filter_map(|p| node_port(p)).collect();
+            out.ports = list(spec, "/ports").iter().filter_map(node_port).collect();
         }
         if needs_health_port(spec) {
             out.ports.extend(

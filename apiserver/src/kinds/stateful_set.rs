@@ -63,7 +63,7 @@ pub static CONTROLLER_REVISION: Rules = Rules {
         let owner = owners
             .iter()
             .find(|o| o.get("controller").and_then(Value::as_bool) == Some(true));
-        let shown = owner.map_or_else(|| "<none>".to_owned(), |o| controller_name(o));
+        let shown = owner.map_or_else(|| "<none>".to_owned(), controller_name);
         vec![
             table::name(object),
             json!(shown),
