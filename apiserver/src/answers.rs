@@ -17,6 +17,8 @@ use crate::registry::access::{Reviewer, UserInfo};
 pub struct Answers {
     /// Service-account tokens.
     pub tokens: Arc<Tokens>,
+    /// Tokens of the static file.
+    pub static_tokens: StaticTokens,
     /// Roles and bindings.
     pub authorizers: Authorizers,
 }
@@ -31,7 +33,7 @@ impl Reviewer for Answers {
         object: Value,
     ) -> Result<Value, Error> {
         match resource.resource {
-            "tokenreviews" => identity::token(&self.tokens, &StaticTokens::default(), object).await,
+            "tokenreviews" => identity::token(&self.tokens, &self.static_tokens, object).await,
             "selfsubjectreviews" => Ok(identity::self_subject(user, object)),
             other => {
                 power::answer(

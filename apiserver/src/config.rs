@@ -78,6 +78,9 @@ pub struct Settings {
     /// Private key (PEM) that signs service-account tokens.
     #[arg(long, value_name = "FILE")]
     pub service_account_signing_key_file: Option<PathBuf>,
+    /// CSV file of bearer tokens, a line each: token,user,uid,"group1,group2" [default: none].
+    #[arg(long, value_name = "FILE")]
+    pub token_auth_file: Option<PathBuf>,
     /// Folder of the store [default: /var/lib/kube-apiserver].
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -145,6 +148,8 @@ pub struct Config {
     pub token_keys: Vec<PathBuf>,
     /// The key that signs them.
     pub signing_key: PathBuf,
+    /// Static bearer tokens.
+    pub static_tokens: Option<PathBuf>,
     /// Where objects are kept.
     pub storage: Storage,
     /// How long connections may take to finish when the server stops.
@@ -220,6 +225,7 @@ impl Config {
                 .unwrap_or_else(|| "https://kubernetes.default.svc.cluster.local".into()),
             token_keys: s.service_account_key_file,
             signing_key: required(s.service_account_signing_key_file, "service-account-signing-key-file")?,
+            static_tokens: s.token_auth_file,
             storage: Storage::Raft {
                 data_dir: s.data_dir.unwrap_or_else(|| "/var/lib/kube-apiserver".into()),
                 this,
@@ -250,6 +256,7 @@ impl Settings {
             } else {
                 self.service_account_key_file
             },
+            token_auth_file: self.token_auth_file.or(file.token_auth_file),
             service_account_signing_key_file: self
                 .service_account_signing_key_file
                 .or(file.service_account_signing_key_file),

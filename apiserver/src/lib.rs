@@ -66,6 +66,7 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
     let (store, raft) = open(&config, connect.clone(), &metrics).await?;
 
     let tokens = Arc::new(tokens(&config, store.clone())?);
+    let static_tokens = static_tokens(&config)?;
     let authorizers = Authorizers::default();
     let registry = Arc::new(Registry::new(
         store.clone(),
@@ -74,6 +75,7 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
         Arc::new(Answers {
             tokens: tokens.clone(),
             authorizers: authorizers.clone(),
+            static_tokens: static_tokens.clone(),
         }),
     ));
     let mut routes = Routes::new(grpc::service(registry.clone(), shutdown.clone()));
@@ -86,7 +88,7 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
         authenticator: Arc::new(Authenticators::new(
             tls.clone(),
             tokens.clone(),
-            StaticTokens::default(),
+            static_tokens.clone(),
         )),
         started: started.clone(),
         health: health(raft.clone(), started),
@@ -215,17 +217,30 @@ async fn open(
     Ok((store.clone(), Some(store)))
 }
 
-fn tokens(config: &Config, store: Arc<dyn Store>) -> Result<Tokens, ConfigError> {
-    let read = |path: &Path| {
-        std::fs::read(path).map_err(|source| ConfigError::Read {
-            path: path.into(),
-            source,
-        })
-    };
-    let bad = |path: &Path, what: String| ConfigError::Content {
+fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    std::fs::read(path).map_err(|source| ConfigError::Read {
+        path: path.into(),
+        source,
+    })
+}
+
+fn bad(path: &Path, what: String) -> ConfigError {
+    ConfigError::Content {
         path: path.into(),
         what,
+    }
+}
+
+/// The static tokens, if there is a file of them.
+fn static_tokens(config: &Config) -> Result<StaticTokens, ConfigError> {
+    let Some(path) = &config.static_tokens else {
+        return Ok(StaticTokens::default());
     };
+    let text = String::from_utf8(read(path)?).map_err(|error| bad(path, error.to_string()))?;
+    StaticTokens::parse(&text).map_err(|error| bad(path, error.to_string()))
+}
+
+fn tokens(config: &Config, store: Arc<dyn Store>) -> Result<Tokens, ConfigError> {
     let signer =
         Signer::from_pem(&read(&config.signing_key)?).map_err(|error| bad(&config.signing_key, error.to_string()))?;
     let mut keys = Vec::new();

@@ -1,6 +1,7 @@
 //! The static token file (`--token-auth-file`): CSV lines of `token,user,uid,"group1,group2"`. Tokens are kept as hashes.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -14,9 +15,9 @@ pub struct TokenFileError {
     pub line: usize,
 }
 
-/// Users by the hash of their token.
-#[derive(Debug, Default)]
-pub struct StaticTokens(HashMap<[u8; 32], UserInfo>);
+/// Users by the hash of their token. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct StaticTokens(Arc<HashMap<[u8; 32], UserInfo>>);
 
 impl StaticTokens {
     /// Reads the file's text.
@@ -53,7 +54,7 @@ impl StaticTokens {
             };
             out.insert(Sha256::digest(token).into(), user);
         }
-        Ok(StaticTokens(out))
+        Ok(StaticTokens(Arc::new(out)))
     }
 
     /// The user of a token. Looked up by hash, so that timing tells nothing of the tokens.
