@@ -1,1 +1,11 @@
-//! Placeholder.
+//! What tests and benchmarks of the whole suite share: clusters on this machine, kubectl, waiting.
+//!
+//! Everything runs as programs, started as an operator would start them; nothing reaches into a daemon.
+
+mod cluster;
+mod kubectl;
+mod wait;
+
+pub use cluster::{Cluster, program};
+pub use kubectl::{Answer, Kubectl};
+pub use wait::{eventually, poll};

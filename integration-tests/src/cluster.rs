@@ -1,0 +1,143 @@
+//! A cluster of its own for a test: made with `keelson local up`, gone with the value.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use crate::Kubectl;
+
+/// A program of the suite, as built beside the test that runs.
+///
+/// # Panics
+/// When it was not built.
+pub fn program(name: &str) -> PathBuf {
+    let this = std::env::current_exe().expect("the path of this program");
+    let mut folder = this.parent().expect("its folder");
+    if folder.ends_with("deps") {
+        folder = folder.parent().expect("the folder of the build");
+    }
+    let path = folder.join(name);
+    assert!(path.exists(), "{} is not built: cargo build --workspace", path.display());
+    path
+}
+
+/// See the module.
+pub struct Cluster {
+    folder: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// Makes a cluster, and puts the sample's image on every node.
+    ///
+    /// # Panics
+    /// When that fails, with what `keelson` said.
+    pub fn start(nodes: u8, control_planes: u8) -> Self {
+        let folder = tempfile::Builder::new().prefix("keelson-test-").tempdir().expect("a temporary folder");
+        let cluster = Self { folder };
+        cluster.keelson(&["up", "--nodes", &nodes.to_string(), "--control-planes", &control_planes.to_string()]);
+        let archive = cluster.dir().join("web.tar");
+        let built = Command::new(program("keelson")).args(["image", "build-web", "--output"]).arg(&archive).output();
+        demand("keelson image build-web", &built.expect("run keelson"));
+        cluster.keelson(&["import", archive.to_str().expect("a path in UTF-8")]);
+        cluster
+    }
+
+    /// Its folder.
+    pub fn dir(&self) -> PathBuf {
+        self.folder.path().join("cluster")
+    }
+
+    /// Runs `keelson local`, and answers what it prints.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn keelson(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        demand(&format!("keelson local {}", arguments.join(" ")), &output);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let (command, rest) = arguments.split_first().expect("a command");
+        let mut keelson = Command::new(program("keelson"));
+        keelson.args(["local", command, "--dir"]).arg(self.dir()).args(rest);
+        keelson.output().expect("run keelson")
+    }
+
+    /// Runs a program as a process of a node, and answers what it prints; `None` when it fails.
+    pub fn on_node(&self, node: &str, arguments: &[&str]) -> Option<String> {
+        let output = self.run(&[&["exec", node, "--"], arguments].concat());
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// kubectl as the cluster's administrator.
+    pub fn kubectl(&self) -> Kubectl {
+        Kubectl::new(self.dir().join("pki/admin.kubeconfig"))
+    }
+
+    /// The process of a daemon: `kubelet` of `node-1`.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn pid(&self, node: &str, daemon: &str) -> u32 {
+        let binary = program(daemon);
+        let here = self.dir().join("nodes").join(node);
+        let is_it = |process: &Path| {
+            let line = std::fs::read(process.join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            line.starts_with(binary.to_str().unwrap_or_default()) && line.contains(here.to_str().unwrap_or_default())
+        };
+        let processes = std::fs::read_dir("/proc").expect("read /proc").flatten().map(|entry| entry.path());
+        let found = processes.into_iter().find(|process| is_it(process));
+        let name = found.as_ref().and_then(|process| process.file_name()?.to_str()?.parse().ok());
+        name.unwrap_or_else(|| panic!("{daemon} of {node} does not run"))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.show_logs();
+        }
+        let output = self.run(&["down"]);
+        if !output.status.success() && !std::thread::panicking() {
+            demand("keelson local down", &output);
+        }
+    }
+}
+
+impl Cluster {
+    /// The ends of the daemons' logs, for a test that failed.
+    fn show_logs(&self) {
+        let Ok(nodes) = std::fs::read_dir(self.dir().join("nodes")) else { return };
+        let files = nodes.flatten().flat_map(|node| find_logs(&node.path()));
+        for file in files {
+            let text = std::fs::read(&file).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let lines: Vec<&str> = text.lines().collect();
+            let end = &lines[lines.len().saturating_sub(25)..];
+            eprintln!("--- {}\n{}", file.display(), end.join("\n"));
+        }
+    }
+}
+
+/// The `*.log` files up to two folders down, but for those of containers.
+fn find_logs(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries
+        .flat_map(|path| match path.is_dir() {
+            true => std::fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()).collect(),
+            false => vec![path],
+        })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+        .collect()
+}
+
+fn demand(what: &str, output: &Output) {
+    assert!(
+        output.status.success(),
+        "{what}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

@@ -1,0 +1,215 @@
+//! Pods and what makes them.
+
+use integration_tests::{Cluster, poll};
+
+use crate::{has, namespace};
+
+pub fn rollouts(cluster: &Cluster) {
+    let kubectl = cluster.kubectl();
+    let n = namespace(cluster, "rollouts");
+    let k = |line: &str| kubectl.run(&format!("{line} -n {n}"));
+    k("create deployment web --image=keelson.dev/web:1 --replicas=2");
+    has(&k("rollout status deployment/web --timeout=90s"), &["successfully rolled out"]);
+    has(&k("get deployment web"), &["READY", "2/2", "UP-TO-DATE", "AVAILABLE"]);
+    has(&k("get pods -o wide"), &["Running", "1/1", "10.244.", "node-1"]);
+    has(&k("describe deployment web"), &["RollingUpdate", "2 desired", "ScalingReplicaSet", "NewReplicaSetAvailable"]);
+    has(&k("describe replicaset"), &["Controlled By:", "Deployment/web", "SuccessfulCreate"]);
+    k("set env deployment/web COLOR=blue");
+    has(&k("rollout status deployment/web --timeout=90s"), &["successfully rolled out"]);
+    let history = k("rollout history deployment/web");
+    has(&history, &["REVISION", "1", "2"]);
+    k("rollout undo deployment/web");
+    has(&k("rollout status deployment/web --timeout=90s"), &["successfully rolled out"]);
+    assert_eq!(k("get deployment web -o jsonpath={.spec.template.spec.containers[0].env}"), "");
+    k("rollout restart deployment/web");
+    has(&k("rollout status deployment/web --timeout=90s"), &["successfully rolled out"]);
+    k("rollout pause deployment/web");
+    k("set image deployment/web web=keelson.dev/web:none");
+    k("rollout undo deployment/web --dry-run=client --to-revision=1");
+    k("set image deployment/web web=keelson.dev/web:1");
+    k("rollout resume deployment/web");
+    k("scale deployment/web --replicas=3");
+    k("wait --for=jsonpath={.status.readyReplicas}=3 deployment/web --timeout=90s");
+    k("scale deployment/web --replicas=1");
+    poll("one pod is left", || {
+        let pods = k("get pods --no-headers -o name");
+        (pods.lines().count() == 1).then_some(()).ok_or(pods)
+    });
+    k("delete deployment web --cascade=orphan");
+    assert_eq!(k("get pods -o name").lines().count(), 1, "orphans stay");
+    k("delete replicaset --all");
+    poll("dependants are collected", || {
+        let pods = k("get pods -o name");
+        pods.is_empty().then_some(()).ok_or(pods)
+    });
+}
+
+const POD: &str = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings}
+data: {color: green, file.txt: from-configmap}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: hidden}
+stringData: {word: swordfish}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: full, labels: {app: full}}
+spec:
+  initContainers:
+  - name: prepare
+    image: keelson.dev/web:1
+    command: [sh, -c, "echo prepared > /shared/state"]
+    volumeMounts: [{name: shared, mountPath: /shared}]
+  containers:
+  - name: main
+    image: keelson.dev/web:1
+    workingDir: /shared
+    command: [sh, -c]
+    args: ["echo $(WHO) $COLOR $WORD $CPU; sleep 3600"]
+    env:
+    - {name: WHO, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+    - {name: COLOR, valueFrom: {configMapKeyRef: {name: settings, key: color}}}
+    - {name: WORD, valueFrom: {secretKeyRef: {name: hidden, key: word}}}
+    - {name: CPU, valueFrom: {resourceFieldRef: {resource: limits.cpu, divisor: 1m}}}
+    resources: {requests: {cpu: 10m, memory: 16Mi}, limits: {cpu: 100m, memory: 32Mi}}
+    readinessProbe: {exec: {command: [test, -f, /shared/state]}, periodSeconds: 1}
+    lifecycle: {postStart: {exec: {command: [sh, -c, "echo started > /shared/hook"]}}}
+    volumeMounts:
+    - {name: shared, mountPath: /shared}
+    - {name: all, mountPath: /etc/all, readOnly: true}
+  volumes:
+  - {name: shared, emptyDir: {}}
+  - name: all
+    projected:
+      sources:
+      - configMap: {name: settings, items: [{key: file.txt, path: config}]}
+      - secret: {name: hidden}
+      - downwardAPI: {items: [{path: labels, fieldRef: {fieldPath: metadata.labels}}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: fails}
+spec:
+  restartPolicy: Never
+  containers:
+  - {name: main, image: "keelson.dev/web:1", command: [sh, -c, "echo last words > /dev/termination-log; exit 7"]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: absent}
+spec:
+  containers:
+  - {name: main, image: "keelson.dev/none:1", imagePullPolicy: Never}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: huge}
+spec:
+  containers:
+  - {name: main, image: "keelson.dev/web:1", resources: {requests: {cpu: "1000"}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: sick}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: main
+    image: keelson.dev/web:1
+    command: [sleep, "3600"]
+    livenessProbe: {exec: {command: [test, -f, /none]}, periodSeconds: 1, failureThreshold: 1}
+"#;
+
+pub fn pods(cluster: &Cluster) {
+    let kubectl = cluster.kubectl();
+    let n = namespace(cluster, "pods");
+    let k = |line: &str| kubectl.run(&format!("{line} -n {n}"));
+    kubectl.run_with(&format!("apply -n {n} -f -"), POD);
+    k("wait --for=condition=Ready pod/full --timeout=90s");
+    let log = poll("the log of the pod", || {
+        let log = k("logs full -c main");
+        (!log.is_empty()).then_some(log).ok_or_else(|| "empty".to_owned())
+    });
+    assert_eq!(log, "full green swordfish 100\n");
+    let read = |path: &str| kubectl.run(&format!("exec full -n {n} -c main -- cat {path}"));
+    assert_eq!(read("state"), "prepared\n");
+    assert_eq!(read("hook"), "started\n");
+    assert_eq!(read("/etc/all/config"), "from-configmap");
+    assert_eq!(read("/etc/all/word"), "swordfish");
+    assert_eq!(read("/etc/all/labels"), "app=\"full\"");
+    has(&read("/etc/hosts"), &["Kubernetes-managed hosts file", "full"]);
+    has(&read("/etc/resolv.conf"), &["nameserver 10.96.0.10", "pods.svc.cluster.local", "ndots:5"]);
+    has(&read("/var/run/secrets/kubernetes.io/serviceaccount/namespace"), &["pods"]);
+    assert_eq!(k("get pod full -o jsonpath={.status.qosClass}"), "Burstable");
+    has(&k("describe pod full"), &["Init Containers:", "Exit Code:", "PodReadyToStartContainers", "Scheduled", "Pulled", "Started"]);
+
+    k("wait --for=jsonpath={.status.phase}=Failed pod/fails --timeout=60s");
+    let ended = "jsonpath={.status.containerStatuses[0].state.terminated.exitCode}{.status.containerStatuses[0].state.terminated.message}";
+    assert_eq!(k(&format!("get pod fails -o {ended}")), "7last words\n");
+    let reason = |pod: &str| k(&format!("get pod {pod} -o jsonpath={{.status.containerStatuses[0].state.waiting.reason}}"));
+    poll("an image that may not be pulled", || {
+        let reason = reason("absent");
+        (reason == "ErrImageNeverPull").then_some(()).ok_or(reason)
+    });
+    let why = "jsonpath={.status.conditions[?(@.type==\"PodScheduled\")].message}";
+    poll("a pod that fits nowhere says why", || {
+        let message = k(&format!("get pod huge -o {why}"));
+        message.contains("0/1 nodes are available: 1 Insufficient cpu").then_some(()).ok_or(message)
+    });
+    poll("a sick container is restarted", || {
+        let restarts = k("get pod sick -o jsonpath={.status.containerStatuses[0].restartCount}");
+        restarts.parse::<u32>().is_ok_and(|count| count > 0).then_some(()).ok_or(restarts)
+    });
+
+    kubectl.run(&format!("patch configmap settings -n {n} -p '{{\"data\":{{\"file.txt\":\"changed\"}}}}'"));
+    poll("a mounted ConfigMap follows its object", || {
+        let config = read("/etc/all/config");
+        (config == "changed").then_some(()).ok_or(config)
+    });
+    k("delete pod full --grace-period=1");
+    k("delete pod sick --force --grace-period=0");
+    has(&kubectl.fail(&format!("get pod full -n {n}")), &["NotFound"]);
+    has(&kubectl.run(&format!("run once -n {n} --image=keelson.dev/web:1 --restart=Never --attach --rm --quiet --command -- echo hello")), &["hello"]);
+}
+
+pub fn services(cluster: &Cluster) {
+    let kubectl = cluster.kubectl();
+    let n = namespace(cluster, "services");
+    let k = |line: &str| kubectl.run(&format!("{line} -n {n}"));
+    k("create deployment web --image=keelson.dev/web:1 --replicas=2 --port=8080");
+    k("expose deployment web --port=80 --target-port=8080 --type=NodePort");
+    k("rollout status deployment/web --timeout=90s");
+    let field = |path: &str| k(&format!("get service web -o jsonpath={path}"));
+    let (ip, port) = (field("{.spec.clusterIP}"), field("{.spec.ports[0].nodePort}"));
+    assert!(ip.starts_with("10.96."), "{ip}");
+    has(&k("describe service web"), &["NodePort", "Endpoints:", ":8080"]);
+    poll("the endpoints", || {
+        let ready = k("get endpointslices -o jsonpath={.items[*].endpoints[*].conditions.ready}");
+        (ready == "true true").then_some(()).ok_or(ready)
+    });
+    let node = kubectl.run("get node node-1 -o jsonpath={.status.addresses[0].address}");
+    let fetch = |url: &str| cluster.on_node("node-1", &["busybox", "wget", "-q", "-T", "3", "-O", "-", url]);
+    for url in [format!("http://{ip}/"), format!("http://{node}:{port}/")] {
+        poll(&url, || fetch(&url).filter(|page| !page.is_empty()).ok_or_else(|| "no answer".to_owned()));
+    }
+    k("run client --image=keelson.dev/web:1 --restart=Never --command -- sleep 3600");
+    k("wait --for=condition=Ready pod/client --timeout=60s");
+    let within = |command: &str| kubectl.call(&format!("exec client -n {n} -- {command}"));
+    for name in ["web", "web.services", "web.services.svc.cluster.local"] {
+        poll(name, || {
+            let answer = within(&format!("wget -q -T 3 -O - http://{name}/"));
+            if answer.code == 0 { Ok(()) } else { Err(answer.err) }
+        });
+    }
+    has(&within("nslookup kubernetes.default.svc.cluster.local").out, &["10.96.0.1"]);
+    k("create service clusterip lonely --tcp=80:80");
+    let lonely = k("get service lonely -o jsonpath={.spec.clusterIP}");
+    poll("a service without endpoints refuses at once", || {
+        let answer = within(&format!("wget -q -T 20 -O - http://{lonely}/"));
+        answer.err.contains("refused").then_some(()).ok_or(answer.err)
+    });
+}
