@@ -85,11 +85,7 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
     let started = Arc::new(AtomicBool::new(false));
     let state = Arc::new(http::State {
         registry: registry.clone(),
-        authenticator: Arc::new(Authenticators::new(
-            tls.clone(),
-            tokens.clone(),
-            static_tokens.clone(),
-        )),
+        authenticator: Arc::new(Authenticators::new(tls.clone(), tokens.clone(), static_tokens.clone())),
         started: started.clone(),
         health: health(raft.clone(), started),
         metrics,

@@ -16,7 +16,11 @@ pub fn program(name: &str) -> PathBuf {
         folder = folder.parent().expect("the folder of the build");
     }
     let path = folder.join(name);
-    assert!(path.exists(), "{} is not built: cargo build --workspace", path.display());
+    assert!(
+        path.exists(),
+        "{} is not built: cargo build --workspace",
+        path.display()
+    );
     path
 }
 
@@ -31,11 +35,23 @@ impl Cluster {
     /// # Panics
     /// When that fails, with what `keelson` said.
     pub fn start(nodes: u8, control_planes: u8) -> Self {
-        let folder = tempfile::Builder::new().prefix("keelson-test-").tempdir().expect("a temporary folder");
+        let folder = tempfile::Builder::new()
+            .prefix("keelson-test-")
+            .tempdir()
+            .expect("a temporary folder");
         let cluster = Self { folder };
-        cluster.keelson(&["up", "--nodes", &nodes.to_string(), "--control-planes", &control_planes.to_string()]);
+        cluster.keelson(&[
+            "up",
+            "--nodes",
+            &nodes.to_string(),
+            "--control-planes",
+            &control_planes.to_string(),
+        ]);
         let archive = cluster.dir().join("web.tar");
-        let built = Command::new(program("keelson")).args(["image", "build-web", "--output"]).arg(&archive).output();
+        let built = Command::new(program("keelson"))
+            .args(["image", "build-web", "--output"])
+            .arg(&archive)
+            .output();
         demand("keelson image build-web", &built.expect("run keelson"));
         cluster.keelson(&["import", archive.to_str().expect("a path in UTF-8")]);
         cluster
@@ -66,7 +82,10 @@ impl Cluster {
     /// Runs a program as a process of a node, and answers what it prints; `None` when it fails.
     pub fn on_node(&self, node: &str, arguments: &[&str]) -> Option<String> {
         let output = self.run(&[&["exec", node, "--"], arguments].concat());
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// kubectl as the cluster's administrator.
@@ -86,9 +105,14 @@ impl Cluster {
             let line = String::from_utf8_lossy(&line).replace('\0', " ");
             line.starts_with(binary.to_str().unwrap_or_default()) && line.contains(here.to_str().unwrap_or_default())
         };
-        let processes = std::fs::read_dir("/proc").expect("read /proc").flatten().map(|entry| entry.path());
+        let processes = std::fs::read_dir("/proc")
+            .expect("read /proc")
+            .flatten()
+            .map(|entry| entry.path());
         let found = processes.into_iter().find(|process| is_it(process));
-        let name = found.as_ref().and_then(|process| process.file_name()?.to_str()?.parse().ok());
+        let name = found
+            .as_ref()
+            .and_then(|process| process.file_name()?.to_str()?.parse().ok());
         name.unwrap_or_else(|| panic!("{daemon} of {node} does not run"))
     }
 }
@@ -108,7 +132,9 @@ impl Drop for Cluster {
 impl Cluster {
     /// The ends of the daemons' logs, for a test that failed.
     fn show_logs(&self) {
-        let Ok(nodes) = std::fs::read_dir(self.dir().join("nodes")) else { return };
+        let Ok(nodes) = std::fs::read_dir(self.dir().join("nodes")) else {
+            return;
+        };
         let files = nodes.flatten().flat_map(|node| find_logs(&node.path()));
         for file in files {
             let text = std::fs::read(&file).unwrap_or_default();
@@ -122,10 +148,19 @@ impl Cluster {
 
 /// The `*.log` files up to two folders down, but for those of containers.
 fn find_logs(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let entries = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
     entries
         .flat_map(|path| match path.is_dir() {
-            true => std::fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()).collect(),
+            true => std::fs::read_dir(&path)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| entry.path())
+                .collect(),
             false => vec![path],
         })
         .filter(|path| path.extension().is_some_and(|extension| extension == "log"))

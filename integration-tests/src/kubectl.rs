@@ -32,7 +32,10 @@ impl Kubectl {
         command.arg("--kubeconfig").arg(&self.kubeconfig).args(words(line));
         // Its caches are not those of other clusters.
         command.env("HOME", self.kubeconfig.parent().unwrap_or(&self.kubeconfig));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command
     }
 
@@ -80,7 +83,13 @@ impl Kubectl {
     /// When it fails, with what it said.
     pub fn run_with(&self, line: &str, input: &str) -> String {
         let answer = self.call_with(line, input);
-        assert!(answer.code == 0, "kubectl {line}: exit {}\n{}{}", answer.code, answer.out, answer.err);
+        assert!(
+            answer.code == 0,
+            "kubectl {line}: exit {}\n{}{}",
+            answer.code,
+            answer.out,
+            answer.err
+        );
         answer.out
     }
 
@@ -137,6 +146,9 @@ mod tests {
 
     #[test]
     fn quotes_keep_words_together() {
-        assert_eq!(words("get pods -o 'jsonpath={.a} {.b}' ''"), ["get", "pods", "-o", "jsonpath={.a} {.b}", ""]);
+        assert_eq!(
+            words("get pods -o 'jsonpath={.a} {.b}' ''"),
+            ["get", "pods", "-o", "jsonpath={.a} {.b}", ""]
+        );
     }
 }

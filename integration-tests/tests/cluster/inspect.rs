@@ -8,10 +8,25 @@ pub fn discovery(cluster: &Cluster) {
     let kubectl = cluster.kubectl();
     has(&kubectl.run("version -o json"), &["serverVersion", "\"v1.35"]);
     has(&kubectl.run("cluster-info"), &["control plane", "https://"]);
-    has(&kubectl.run("api-versions"), &["v1\n", "apps/v1\n", "batch/v1\n", "rbac.authorization.k8s.io/v1\n"]);
+    has(
+        &kubectl.run("api-versions"),
+        &["v1\n", "apps/v1\n", "batch/v1\n", "rbac.authorization.k8s.io/v1\n"],
+    );
     let resources = kubectl.run("api-resources");
-    for kind in ["Pod", "Deployment", "Service", "EndpointSlice", "ClusterRole", "CronJob", "NetworkPolicy", "Lease"] {
-        assert!(resources.lines().any(|line| line.trim_end().ends_with(kind)), "{kind} in:\n{resources}");
+    for kind in [
+        "Pod",
+        "Deployment",
+        "Service",
+        "EndpointSlice",
+        "ClusterRole",
+        "CronJob",
+        "NetworkPolicy",
+        "Lease",
+    ] {
+        assert!(
+            resources.lines().any(|line| line.trim_end().ends_with(kind)),
+            "{kind} in:\n{resources}"
+        );
     }
     has(&resources, &["po ", "deploy ", "svc "]);
     assert_eq!(kubectl.run("get --raw /readyz"), "ok");
@@ -20,7 +35,20 @@ pub fn discovery(cluster: &Cluster) {
 pub fn node(cluster: &Cluster) {
     let kubectl = cluster.kubectl();
     let nodes = kubectl.run("get nodes -o wide");
-    has(&nodes, &["NAME", "STATUS", "ROLES", "AGE", "VERSION", "INTERNAL-IP", "node-1", "Ready", "containerd://"]);
+    has(
+        &nodes,
+        &[
+            "NAME",
+            "STATUS",
+            "ROLES",
+            "AGE",
+            "VERSION",
+            "INTERNAL-IP",
+            "node-1",
+            "Ready",
+            "containerd://",
+        ],
+    );
     let described = kubectl.run("describe node node-1");
     has(
         &described,
@@ -51,7 +79,9 @@ pub fn formats(cluster: &Cluster) {
     let kubectl = cluster.kubectl();
     let namespace = namespace(cluster, "formats");
     for (name, tier) in [("a", "front"), ("b", "back")] {
-        kubectl.run(&format!("create configmap {name} -n {namespace} --from-literal=key={name}"));
+        kubectl.run(&format!(
+            "create configmap {name} -n {namespace} --from-literal=key={name}"
+        ));
         kubectl.run(&format!("label configmap {name} -n {namespace} tier={tier}"));
     }
     let get = |rest: &str| kubectl.run(&format!("get configmaps -n {namespace} {rest}"));
@@ -59,11 +89,20 @@ pub fn formats(cluster: &Cluster) {
     assert_eq!(get("-l 'tier in (back)' -o jsonpath={.items[*].data.key}"), "b");
     assert_eq!(get("--field-selector metadata.name=b -o name"), "configmap/b\n");
     assert_eq!(get("-o custom-columns=N:.metadata.name --no-headers -l tier"), "a\nb\n");
-    assert_eq!(get("-l tier -o go-template='{{range .items}}{{.metadata.name}}{{end}}'"), "ab");
+    assert_eq!(
+        get("-l tier -o go-template='{{range .items}}{{.metadata.name}}{{end}}'"),
+        "ab"
+    );
     has(&get("-o yaml"), &["apiVersion: v1", "kind: List", "key: a"]);
     has(&get("a -o json"), &["\"kind\": \"ConfigMap\"", "\"resourceVersion\""]);
     has(&get("--show-labels"), &["LABELS", "tier=front"]);
     has(&get("-L tier"), &["TIER", "front"]);
-    has(&kubectl.run("get configmaps -A"), &["NAMESPACE", "kube-root-ca.crt", "kube-system"]);
-    has(&kubectl.run("get namespaces --sort-by=.metadata.name"), &["default", "kube-node-lease", "kube-public"]);
+    has(
+        &kubectl.run("get configmaps -A"),
+        &["NAMESPACE", "kube-root-ca.crt", "kube-system"],
+    );
+    has(
+        &kubectl.run("get namespaces --sort-by=.metadata.name"),
+        &["default", "kube-node-lease", "kube-public"],
+    );
 }

@@ -18,7 +18,10 @@ fn a_cluster_serves_kubectl() {
         ("discovery and versions", inspect::discovery),
         ("a node as people see it", inspect::node),
         ("output formats and selectors", inspect::formats),
-        ("create, apply, replace, patch, label, annotate, delete", objects::change),
+        (
+            "create, apply, replace, patch, label, annotate, delete",
+            objects::change,
+        ),
         ("errors as upstream words them", objects::errors),
         ("watch", objects::watch),
         ("rollouts", workloads::rollouts),

@@ -11,13 +11,28 @@ pub fn daemons(cluster: &Cluster) {
     k("create deployment web --image=keelson.dev/web:1 --replicas=2");
     k("rollout status deployment/web --timeout=90s");
     let range = "{range .items[*]}{.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}\n{end}";
-    let containers = || kubectl.run(&format!("get pods -n {n} --sort-by=.metadata.name -o 'jsonpath={range}'"));
+    let containers = || {
+        kubectl.run(&format!(
+            "get pods -n {n} --sort-by=.metadata.name -o 'jsonpath={range}'"
+        ))
+    };
     let before = containers();
-    for daemon in ["kube-apiserver", "kube-scheduler", "kube-controller-manager", "kubelet", "kube-proxy"] {
+    for daemon in [
+        "kube-apiserver",
+        "kube-scheduler",
+        "kube-controller-manager",
+        "kubelet",
+        "kube-proxy",
+    ] {
         let pid = cluster.pid("node-1", daemon).to_string();
-        let killed = std::process::Command::new("kill").args(["-9", &pid]).status().expect("run kill");
+        let killed = std::process::Command::new("kill")
+            .args(["-9", &pid])
+            .status()
+            .expect("run kill");
         assert!(killed.success(), "kill {daemon}");
-        eventually("it is gone", || !std::path::Path::new("/proc").join(&pid).join("exe").exists());
+        eventually("it is gone", || {
+            !std::path::Path::new("/proc").join(&pid).join("exe").exists()
+        });
     }
     cluster.keelson(&["up"]);
     poll("the API answers with everything that it had", || {

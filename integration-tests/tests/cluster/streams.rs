@@ -15,17 +15,31 @@ pub fn streams(cluster: &Cluster) {
     kubectl.run(&format!("wait --for=condition=Ready pod/p -n {n} --timeout=90s"));
     logs(cluster, &n);
 
-    let answer = kubectl.call(&format!("exec p -n {n} -c web -- sh -c 'echo out; echo err >&2; exit 3'"));
+    let answer = kubectl.call(&format!(
+        "exec p -n {n} -c web -- sh -c 'echo out; echo err >&2; exit 3'"
+    ));
     assert_eq!((answer.out.as_str(), answer.code), ("out\n", 3), "{}", answer.err);
     has(&answer.err, &["err\n", "exit code 3"]);
     let echoed = kubectl.run_with(&format!("exec -i p -n {n} -c web -- cat"), "through standard input");
     assert_eq!(echoed, "through standard input", "half-closing standard input ends cat");
     // kubectl asks for a terminal only when it has one.
     let terminal = std::process::Command::new("script")
-        .args(["-qec", &shell(&kubectl.command(&format!("exec -it p -n {n} -c web -- sh -c 'test -t 0 && echo terminal'"))), "/dev/null"])
+        .args([
+            "-qec",
+            &shell(&kubectl.command(&format!(
+                "exec -it p -n {n} -c web -- sh -c 'test -t 0 && echo terminal'"
+            ))),
+            "/dev/null",
+        ])
         .output();
-    has(&String::from_utf8_lossy(&terminal.expect("run script").stdout), &["terminal"]);
-    has(&kubectl.fail(&format!("exec p -n {n} -c none -- true")), &["container none is not valid for pod p"]);
+    has(
+        &String::from_utf8_lossy(&terminal.expect("run script").stdout),
+        &["terminal"],
+    );
+    has(
+        &kubectl.fail(&format!("exec p -n {n} -c none -- true")),
+        &["container none is not valid for pod p"],
+    );
 
     let folder = tempfile::tempdir().expect("a folder");
     let (there, back) = (folder.path().join("there"), folder.path().join("back"));
@@ -33,14 +47,21 @@ pub fn streams(cluster: &Cluster) {
     std::fs::write(&there, &content).expect("write a file");
     kubectl.run(&format!("cp {} {n}/p:/tmp/copy -c web", there.display()));
     kubectl.run(&format!("cp {n}/p:/tmp/copy {} -c web", back.display()));
-    assert!(std::fs::read_to_string(&back).expect("read the copy") == content, "the copy is the same");
+    assert!(
+        std::fs::read_to_string(&back).expect("read the copy") == content,
+        "the copy is the same"
+    );
 
     port_forward(cluster, &n);
 }
 
 fn shell(command: &std::process::Command) -> String {
     let quote = |part: &std::ffi::OsStr| format!("'{}'", part.to_string_lossy().replace('\'', "'\\''"));
-    std::iter::once(command.get_program()).chain(command.get_args()).map(quote).collect::<Vec<_>>().join(" ")
+    std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(quote)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn logs(cluster: &Cluster, n: &str) {
@@ -60,7 +81,10 @@ fn logs(cluster: &Cluster, n: &str) {
     assert_eq!(lines.take(5).map_while(Result::ok).count(), 5, "it follows");
     follow.kill().expect("end kubectl");
     follow.wait().expect("wait for kubectl");
-    has(&kubectl.fail(&format!("logs p -n {n} -c talk --previous")), &["previous terminated container", "not found"]);
+    has(
+        &kubectl.fail(&format!("logs p -n {n} -c talk --previous")),
+        &["previous terminated container", "not found"],
+    );
 }
 
 fn port_forward(cluster: &Cluster, n: &str) {
@@ -69,7 +93,9 @@ fn port_forward(cluster: &Cluster, n: &str) {
     let mut output = BufReader::new(forward.stdout.take().expect("its output"));
     output.read_line(&mut line).expect("a line");
     // Forwarding from 127.0.0.1:40123 -> 8080
-    let port = line.split_whitespace().find_map(|word| word.strip_prefix("127.0.0.1:")?.parse::<u16>().ok());
+    let port = line
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix("127.0.0.1:")?.parse::<u16>().ok());
     let port = port.unwrap_or_else(|| panic!("no port in {line:?}"));
     for _ in 0..3 {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");

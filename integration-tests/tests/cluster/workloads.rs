@@ -9,20 +9,46 @@ pub fn rollouts(cluster: &Cluster) {
     let n = namespace(cluster, "rollouts");
     let k = |line: &str| kubectl.run(&format!("{line} -n {n}"));
     k("create deployment web --image=keelson.dev/web:1 --replicas=2");
-    has(&k("rollout status deployment/web --timeout=90s"), &["successfully rolled out"]);
+    has(
+        &k("rollout status deployment/web --timeout=90s"),
+        &["successfully rolled out"],
+    );
     has(&k("get deployment web"), &["READY", "2/2", "UP-TO-DATE", "AVAILABLE"]);
     has(&k("get pods -o wide"), &["Running", "1/1", "10.244.", "node-1"]);
-    has(&k("describe deployment web"), &["RollingUpdate", "2 desired", "ScalingReplicaSet", "NewReplicaSetAvailable"]);
-    has(&k("describe replicaset"), &["Controlled By:", "Deployment/web", "SuccessfulCreate"]);
+    has(
+        &k("describe deployment web"),
+        &[
+            "RollingUpdate",
+            "2 desired",
+            "ScalingReplicaSet",
+            "NewReplicaSetAvailable",
+        ],
+    );
+    has(
+        &k("describe replicaset"),
+        &["Controlled By:", "Deployment/web", "SuccessfulCreate"],
+    );
     k("set env deployment/web COLOR=blue");
-    has(&k("rollout status deployment/web --timeout=90s"), &["successfully rolled out"]);
+    has(
+        &k("rollout status deployment/web --timeout=90s"),
+        &["successfully rolled out"],
+    );
     let history = k("rollout history deployment/web");
     has(&history, &["REVISION", "1", "2"]);
     k("rollout undo deployment/web");
-    has(&k("rollout status deployment/web --timeout=90s"), &["successfully rolled out"]);
-    assert_eq!(k("get deployment web -o jsonpath={.spec.template.spec.containers[0].env}"), "");
+    has(
+        &k("rollout status deployment/web --timeout=90s"),
+        &["successfully rolled out"],
+    );
+    assert_eq!(
+        k("get deployment web -o jsonpath={.spec.template.spec.containers[0].env}"),
+        ""
+    );
     k("rollout restart deployment/web");
-    has(&k("rollout status deployment/web --timeout=90s"), &["successfully rolled out"]);
+    has(
+        &k("rollout status deployment/web --timeout=90s"),
+        &["successfully rolled out"],
+    );
     k("rollout pause deployment/web");
     k("set image deployment/web web=keelson.dev/web:none");
     k("rollout undo deployment/web --dry-run=client --to-revision=1");
@@ -142,15 +168,35 @@ pub fn pods(cluster: &Cluster) {
     assert_eq!(read("/etc/all/word"), "swordfish");
     assert_eq!(read("/etc/all/labels"), "app=\"full\"");
     has(&read("/etc/hosts"), &["Kubernetes-managed hosts file", "full"]);
-    has(&read("/etc/resolv.conf"), &["nameserver 10.96.0.10", "pods.svc.cluster.local", "ndots:5"]);
-    has(&read("/var/run/secrets/kubernetes.io/serviceaccount/namespace"), &["pods"]);
+    has(
+        &read("/etc/resolv.conf"),
+        &["nameserver 10.96.0.10", "pods.svc.cluster.local", "ndots:5"],
+    );
+    has(
+        &read("/var/run/secrets/kubernetes.io/serviceaccount/namespace"),
+        &["pods"],
+    );
     assert_eq!(k("get pod full -o jsonpath={.status.qosClass}"), "Burstable");
-    has(&k("describe pod full"), &["Init Containers:", "Exit Code:", "PodReadyToStartContainers", "Scheduled", "Pulled", "Started"]);
+    has(
+        &k("describe pod full"),
+        &[
+            "Init Containers:",
+            "Exit Code:",
+            "PodReadyToStartContainers",
+            "Scheduled",
+            "Pulled",
+            "Started",
+        ],
+    );
 
     k("wait --for=jsonpath={.status.phase}=Failed pod/fails --timeout=60s");
     let ended = "jsonpath={.status.containerStatuses[0].state.terminated.exitCode}{.status.containerStatuses[0].state.terminated.message}";
     assert_eq!(k(&format!("get pod fails -o {ended}")), "7last words\n");
-    let reason = |pod: &str| k(&format!("get pod {pod} -o jsonpath={{.status.containerStatuses[0].state.waiting.reason}}"));
+    let reason = |pod: &str| {
+        k(&format!(
+            "get pod {pod} -o jsonpath={{.status.containerStatuses[0].state.waiting.reason}}"
+        ))
+    };
     poll("an image that may not be pulled", || {
         let reason = reason("absent");
         (reason == "ErrImageNeverPull").then_some(()).ok_or(reason)
@@ -158,14 +204,23 @@ pub fn pods(cluster: &Cluster) {
     let why = "jsonpath={.status.conditions[?(@.type==\"PodScheduled\")].message}";
     poll("a pod that fits nowhere says why", || {
         let message = k(&format!("get pod huge -o {why}"));
-        message.contains("0/1 nodes are available: 1 Insufficient cpu").then_some(()).ok_or(message)
+        message
+            .contains("0/1 nodes are available: 1 Insufficient cpu")
+            .then_some(())
+            .ok_or(message)
     });
     poll("a sick container is restarted", || {
         let restarts = k("get pod sick -o jsonpath={.status.containerStatuses[0].restartCount}");
-        restarts.parse::<u32>().is_ok_and(|count| count > 0).then_some(()).ok_or(restarts)
+        restarts
+            .parse::<u32>()
+            .is_ok_and(|count| count > 0)
+            .then_some(())
+            .ok_or(restarts)
     });
 
-    kubectl.run(&format!("patch configmap settings -n {n} -p '{{\"data\":{{\"file.txt\":\"changed\"}}}}'"));
+    kubectl.run(&format!(
+        "patch configmap settings -n {n} -p '{{\"data\":{{\"file.txt\":\"changed\"}}}}'"
+    ));
     poll("a mounted ConfigMap follows its object", || {
         let config = read("/etc/all/config");
         (config == "changed").then_some(()).ok_or(config)
@@ -173,7 +228,12 @@ pub fn pods(cluster: &Cluster) {
     k("delete pod full --grace-period=1");
     k("delete pod sick --force --grace-period=0");
     has(&kubectl.fail(&format!("get pod full -n {n}")), &["NotFound"]);
-    has(&kubectl.run(&format!("run once -n {n} --image=keelson.dev/web:1 --restart=Never --attach --rm --quiet --command -- echo hello")), &["hello"]);
+    has(
+        &kubectl.run(&format!(
+            "run once -n {n} --image=keelson.dev/web:1 --restart=Never --attach --rm --quiet --command -- echo hello"
+        )),
+        &["hello"],
+    );
 }
 
 pub fn services(cluster: &Cluster) {
@@ -194,7 +254,11 @@ pub fn services(cluster: &Cluster) {
     let node = kubectl.run("get node node-1 -o jsonpath={.status.addresses[0].address}");
     let fetch = |url: &str| cluster.on_node("node-1", &["busybox", "wget", "-q", "-T", "3", "-O", "-", url]);
     for url in [format!("http://{ip}/"), format!("http://{node}:{port}/")] {
-        poll(&url, || fetch(&url).filter(|page| !page.is_empty()).ok_or_else(|| "no answer".to_owned()));
+        poll(&url, || {
+            fetch(&url)
+                .filter(|page| !page.is_empty())
+                .ok_or_else(|| "no answer".to_owned())
+        });
     }
     k("run client --image=keelson.dev/web:1 --restart=Never --command -- sleep 3600");
     k("wait --for=condition=Ready pod/client --timeout=60s");
@@ -205,7 +269,10 @@ pub fn services(cluster: &Cluster) {
             if answer.code == 0 { Ok(()) } else { Err(answer.err) }
         });
     }
-    has(&within("nslookup kubernetes.default.svc.cluster.local").out, &["10.96.0.1"]);
+    has(
+        &within("nslookup kubernetes.default.svc.cluster.local").out,
+        &["10.96.0.1"],
+    );
     k("create service clusterip lonely --tcp=80:80");
     let lonely = k("get service lonely -o jsonpath={.spec.clusterIP}");
     poll("a service without endpoints refuses at once", || {
