@@ -3,6 +3,7 @@
 use crate::cluster::{Cluster, ClusterError, EventKind};
 use api::authentication::v1::TokenRequest;
 use api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
+use api::node::v1::RuntimeClass;
 use api::{Object, ObjectKey};
 use async_trait::async_trait;
 use client::{Cache, Client, DeleteParams, EventRecorder, EventType};
@@ -121,6 +122,14 @@ impl Cluster for ApiCluster {
             None => None,
         };
         Ok(Some((claim, volume)))
+    }
+
+    async fn runtime_handler(&self, class: &str) -> Result<Option<String>, ClusterError> {
+        match self.client.api::<RuntimeClass>().get("", class).await {
+            Ok(class) => Ok(Some(class.handler)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(told(&error)),
+        }
     }
 
     async fn update_statuses(&self, pods: Vec<Pod>) -> Vec<Result<(), ClusterError>> {

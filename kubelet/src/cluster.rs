@@ -48,6 +48,9 @@ pub trait Cluster: Send + Sync + 'static {
         name: &str,
     ) -> Result<Option<(PersistentVolumeClaim, Option<PersistentVolume>)>, ClusterError>;
 
+    /// The runtime's handler that a RuntimeClass stands for, or nothing when there is no such class.
+    async fn runtime_handler(&self, class: &str) -> Result<Option<String>, ClusterError>;
+
     /// Writes the statuses of many pods; an answer each.
     async fn update_statuses(&self, pods: Vec<Pod>) -> Vec<Result<(), ClusterError>>;
 

@@ -188,16 +188,16 @@ mod tests {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
         let mut child = std::process::Command::new(&path).spawn()?;
         let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id())?);
-        // A signal before it has blocked them would kill it: wait until it has.
+        // A signal before it waits for signals would kill it: 128 is rt_sigtimedwait.
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        let blocked = || {
-            let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            text.lines().any(|line| line == "SigBlk:\t0000000000014002")
+        let waits = || {
+            let text = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+            text.starts_with("128 ")
         };
-        while !blocked() && std::time::Instant::now() < deadline {
+        while !waits() && std::time::Instant::now() < deadline {
             std::thread::yield_now();
         }
-        assert!(blocked());
+        assert!(waits());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCHLD)?;
         assert!(child.try_wait()?.is_none());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?;

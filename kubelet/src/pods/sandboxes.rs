@@ -57,12 +57,7 @@ impl Worker {
         tokio::fs::create_dir_all(&config.log_directory)
             .await
             .map_err(|error| failed(&error))?;
-        let handler = self
-            .pod
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.runtime_class_name.clone())
-            .unwrap_or_default();
+        let handler = self.runtime_handler().await.map_err(|error| failed(&error))?;
         match self.context.runtime.run_sandbox(config, &handler).await {
             Ok(id) => {
                 self.context.metrics.started_pods.inc();
@@ -73,6 +68,26 @@ impl Worker {
                 self.context.metrics.started_pods_errors.inc();
                 Err(failed(&error))
             }
+        }
+    }
+
+    /// "" is the runtime's default.
+    async fn runtime_handler(&self) -> Result<String, String> {
+        let class = self
+            .pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.runtime_class_name.as_deref())
+            .unwrap_or_default();
+        if class.is_empty() {
+            return Ok(String::new());
+        }
+        match self.context.cluster.runtime_handler(class).await {
+            Ok(Some(handler)) => Ok(handler),
+            Ok(None) => Err(format!(
+                "failed to get sandbox runtime: RuntimeClass \"{class}\" not found"
+            )),
+            Err(error) => Err(format!("failed to get sandbox runtime: {error}")),
         }
     }
 

@@ -21,6 +21,8 @@ use tokio::sync::{Notify, watch};
 const REFRESH: SignedDuration = SignedDuration::from_secs(60);
 /// After a failure to observe or to clean up.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long the object waits for its last status.
+const LAST_STATUS: Duration = Duration::from_secs(5);
 /// The conditions that are the kubelet's to write.
 const OWN_CONDITIONS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
 
@@ -200,8 +202,13 @@ impl Worker {
             self.retry_at.get("").copied(),
         ];
         let wake = wake.into_iter().flatten().filter(|at| *at > now).min();
-        if plan.is_idle() || !self.may_create_sandbox(&plan, now) {
+        if plan.is_idle() {
             return Next::Wait(wake);
+        }
+        if !self.may_create_sandbox(&plan, now) {
+            // The network's coming up wakes this, too; the time is for when it came between the two looks.
+            let again = now.checked_add(RETRY).ok();
+            return Next::Wait(wake.into_iter().chain(again).min());
         }
         self.apply_unless_ended(plan).await;
         Next::Again
@@ -389,10 +396,11 @@ impl Worker {
     /// The object goes only after its last status was written.
     async fn delete_object(&self) -> Result<(), crate::cluster::ClusterError> {
         if let Some(status) = &self.status {
-            self.context
-                .statuses
-                .set_and_wait(self.with_status(status.clone()))
-                .await;
+            // An API server that does not take the status must not keep the object for ever.
+            let written = self.context.statuses.set_and_wait(self.with_status(status.clone()));
+            if tokio::time::timeout(LAST_STATUS, written).await.is_err() {
+                tracing::warn!(pod = pod_text(&self.pod), "the last status was not written");
+            }
         }
         let meta = &self.pod.metadata;
         let (name, namespace) = (

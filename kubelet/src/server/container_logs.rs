@@ -4,6 +4,7 @@ use crate::logs::line::Stream as Output;
 use crate::logs::read::{Options, read};
 use crate::pods::{Context, Pods};
 use crate::runtime::model::{Container as Seen, State};
+use api::core::v1::Pod;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
@@ -49,18 +50,33 @@ pub(super) async fn serve(
     let mut all = observed.containers.into_iter().filter(|seen| seen.name == name);
     let newest = all.next();
     let chosen = if request.previous { all.next() } else { newest };
-    let seen = chosen.ok_or_else(|| missing(&request, name, &container.pod))?;
+    let seen = chosen.ok_or_else(|| missing(&request, name, &pod))?;
     stream(context.clone(), seen, options(&request)?).await
 }
 
-fn missing(request: &node::LogsRequest, name: &str, pod: &str) -> Status {
+fn missing(request: &node::LogsRequest, name: &str, pod: &Pod) -> Status {
+    let pod_name = pod.metadata.name.as_deref().unwrap_or_default();
     if request.previous {
-        return Status::invalid_argument(format!(
-            "previous terminated container \"{name}\" in pod \"{pod}\" not found"
-        ));
+        let text = format!("previous terminated container \"{name}\" in pod \"{pod_name}\" not found");
+        return Status::invalid_argument(text);
     }
+    let status = pod.status.as_ref();
+    let all = status.into_iter().flat_map(|status| {
+        [
+            &status.container_statuses,
+            &status.init_container_statuses,
+            &status.ephemeral_container_statuses,
+        ]
+    });
+    let own = all.flatten().flatten().find(|status| status.name == name);
+    let reason = own.and_then(|status| status.state.as_ref()?.waiting.as_ref()?.reason.as_deref());
+    let why = match reason.unwrap_or("ContainerCreating") {
+        "ErrImagePull" => "image can't be pulled",
+        "ImagePullBackOff" => "trying and failing to pull image",
+        other => other,
+    };
     Status::invalid_argument(format!(
-        "container \"{name}\" in pod \"{pod}\" is waiting to start: ContainerCreating"
+        "container \"{name}\" in pod \"{pod_name}\" is waiting to start: {why}"
     ))
 }
 

@@ -252,6 +252,10 @@ impl Cluster for Memory {
         Ok(None)
     }
 
+    async fn runtime_handler(&self, _: &str) -> Result<Option<String>, ClusterError> {
+        Ok(None)
+    }
+
     async fn update_statuses(&self, pods: Vec<Pod>) -> Vec<Result<(), ClusterError>> {
         let count = pods.len();
         for pod in pods {
