@@ -45,10 +45,10 @@ impl ApiCluster {
         name: &str,
     ) -> Result<Option<Arc<K>>, ClusterError> {
         let key = ObjectKey::new(namespace, name);
-        if let Some((at, object)) = kept.lock().get(&key) {
-            if at.elapsed() < FRESH {
-                return Ok(object.clone());
-            }
+        if let Some((at, object)) = kept.lock().get(&key)
+            && at.elapsed() < FRESH
+        {
+            return Ok(object.clone());
         }
         let object = match self.client.api::<K>().get(namespace, name).await {
             Ok(object) => Some(Arc::new(object)),

@@ -381,7 +381,10 @@ mod tests {
                 "expected a duration",
             ),
             (format!("{head}maxPods: 10\n"), "tlsCertFile"),
-            ("kind: Pod\n".to_owned(), "apiVersion: expected kubelet.config.k8s.io/v1beta1"),
+            (
+                "kind: Pod\n".to_owned(),
+                "apiVersion: expected kubelet.config.k8s.io/v1beta1",
+            ),
         ] {
             std::fs::write(&file, text)?;
             let flags: Flags = clap::Parser::try_parse_from([

@@ -40,10 +40,10 @@ pub async fn run(pods: Arc<Pods>, context: Arc<Context>, policy: ImagePolicy, st
         if let Err(error) = clear_pods(&pods, &context).await {
             tracing::warn!(%error, "clear away pods");
         }
-        if round % IMAGE_ROUNDS == IMAGE_ROUNDS - 1 {
-            if let Err(error) = images.clear(&context).await {
-                tracing::warn!(%error, "clear away images");
-            }
+        if round % IMAGE_ROUNDS == IMAGE_ROUNDS - 1
+            && let Err(error) = images.clear(&context).await
+        {
+            tracing::warn!(%error, "clear away images");
         }
         round = round.wrapping_add(1);
         tokio::select! {

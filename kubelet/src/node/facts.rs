@@ -225,8 +225,10 @@ mod tests {
             memory: 8 << 30,
             storage: 1000,
         };
-        let mut config = KubeletConfiguration::default();
-        config.system_reserved = [("cpu".into(), "500m".into()), ("memory".into(), "1Gi".into())].into();
+        let config = KubeletConfiguration {
+            system_reserved: [("cpu".into(), "500m".into()), ("memory".into(), "1Gi".into())].into(),
+            ..Default::default()
+        };
         let allocatable = machine.allocatable(&config);
         let text = |name: &str| {
             allocatable

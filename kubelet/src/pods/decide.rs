@@ -309,16 +309,16 @@ impl Step<'_> {
         let ended = last
             .filter(|seen| seen.state == State::Exited)
             .and_then(|seen| time_of(seen.finished_at));
-        if let (Some(ended), Some(backoff)) = (ended, self.situation.backoffs.get(name)) {
-            if let Some(until) = backoff.until_after(ended).filter(|until| *until > now) {
-                let wait = backoff.wait().map(go_duration).unwrap_or_default();
-                let pod = pod_text(self.situation.pod);
-                plan.held.push((
-                    name.to_owned(),
-                    format!("back-off {wait} restarting failed container={name} pod={pod}"),
-                ));
-                return plan.wake(until);
-            }
+        if let (Some(ended), Some(backoff)) = (ended, self.situation.backoffs.get(name))
+            && let Some(until) = backoff.until_after(ended).filter(|until| *until > now)
+        {
+            let wait = backoff.wait().map(go_duration).unwrap_or_default();
+            let pod = pod_text(self.situation.pod);
+            plan.held.push((
+                name.to_owned(),
+                format!("back-off {wait} restarting failed container={name} pod={pod}"),
+            ));
+            return plan.wake(until);
         }
         let attempt = last.map_or(0, |seen| seen.attempt + 1);
         plan.start.push(Start {

@@ -321,7 +321,6 @@ fn mount_statuses(container: &Container) -> Option<Vec<VolumeMountStatus>> {
         mount_path: mount.mount_path.clone(),
         read_only: mount.read_only.filter(|read_only| *read_only),
         recursive_read_only: (mount.read_only == Some(true)).then(|| "Disabled".to_owned()),
-        ..Default::default()
     };
     Some(mounts.iter().map(status).collect())
 }

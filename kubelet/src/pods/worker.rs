@@ -428,10 +428,10 @@ impl Worker {
         );
         let uid = self.uid();
         let logs = log_folder(&self.context.node.log_root, namespace, name, &uid);
-        if let Err(error) = tokio::fs::remove_dir_all(&logs).await {
-            if error.kind() != std::io::ErrorKind::NotFound {
-                tracing::warn!(%error, folder = %logs.display(), "remove logs");
-            }
+        if let Err(error) = tokio::fs::remove_dir_all(&logs).await
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, folder = %logs.display(), "remove logs");
         }
         if let Err(error) = self.context.volumes.tear_down(&uid).await {
             tracing::warn!(%error, pod = pod_text(&self.pod), "remove the pod's folder");
@@ -518,11 +518,12 @@ impl Worker {
                     || pod.metadata.annotations != self.pod.metadata.annotations
             }
         };
-        if due && self.has_volumes() {
-            if let Err(error) = self.set_up_volumes().await {
-                tracing::warn!(%error, pod = pod_text(&self.pod), "refresh volumes");
-                self.refreshed = Some((now, self.pod.clone()));
-            }
+        if due
+            && self.has_volumes()
+            && let Err(error) = self.set_up_volumes().await
+        {
+            tracing::warn!(%error, pod = pod_text(&self.pod), "refresh volumes");
+            self.refreshed = Some((now, self.pod.clone()));
         }
     }
 

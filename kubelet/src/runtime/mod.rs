@@ -269,17 +269,30 @@ impl Runtime {
 
     /// Where to run a command in a container with streams.
     pub async fn exec_url(&self, request: cri::ExecRequest) -> Result<String> {
-        Ok(self.call("exec", REQUEST_TIMEOUT, self.runtime.clone().exec(request)).await?.url)
+        Ok(self
+            .call("exec", REQUEST_TIMEOUT, self.runtime.clone().exec(request))
+            .await?
+            .url)
     }
 
     /// Where to join a container's first process.
     pub async fn attach_url(&self, request: cri::AttachRequest) -> Result<String> {
-        Ok(self.call("attach", REQUEST_TIMEOUT, self.runtime.clone().attach(request)).await?.url)
+        Ok(self
+            .call("attach", REQUEST_TIMEOUT, self.runtime.clone().attach(request))
+            .await?
+            .url)
     }
 
     /// Where to reach ports of a sandbox.
     pub async fn port_forward_url(&self, request: cri::PortForwardRequest) -> Result<String> {
-        Ok(self.call("portforward", REQUEST_TIMEOUT, self.runtime.clone().port_forward(request)).await?.url)
+        Ok(self
+            .call(
+                "portforward",
+                REQUEST_TIMEOUT,
+                self.runtime.clone().port_forward(request),
+            )
+            .await?
+            .url)
     }
 
     /// Every container, or those of one pod, dead ones included.

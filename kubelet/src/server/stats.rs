@@ -148,11 +148,9 @@ fn node(context: &Context, only_cpu_and_memory: bool) -> Value {
         "memory": {"time": time(now()), "availableBytes": available, "workingSetBytes": total.saturating_sub(available)},
         "systemContainers": [{"name": "pods", "startTime": boot_time(), "cpu": pods_cpu, "memory": pods_memory}],
     });
-    if !only_cpu_and_memory {
-        if let Ok(disk) = Disk::read(&context.node.root) {
-            node["fs"] = json!({"time": time(now()), "availableBytes": disk.available, "capacityBytes": disk.total,
+    if !only_cpu_and_memory && let Ok(disk) = Disk::read(&context.node.root) {
+        node["fs"] = json!({"time": time(now()), "availableBytes": disk.available, "capacityBytes": disk.total,
                 "usedBytes": disk.total.saturating_sub(disk.available), "inodes": disk.inodes, "inodesFree": disk.inodes_free});
-        }
     }
     node
 }

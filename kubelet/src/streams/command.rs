@@ -23,7 +23,11 @@ type Replies = BoxStream<'static, Result<node::ExecOutput, Status>>;
 ///
 /// # Errors
 /// When the container does not run, or the runtime refuses.
-pub async fn exec(pods: &Arc<Pods>, context: &Arc<Context>, mut input: Streaming<ExecInput>) -> Result<Replies, Status> {
+pub async fn exec(
+    pods: &Arc<Pods>,
+    context: &Arc<Context>,
+    mut input: Streaming<ExecInput>,
+) -> Result<Replies, Status> {
     let (open, options) = opening(&mut input).await?;
     let id = running_container(pods, context, &open.container.unwrap_or_default()).await?;
     let request = cri::ExecRequest {
@@ -42,13 +46,21 @@ pub async fn exec(pods: &Arc<Pods>, context: &Arc<Context>, mut input: Streaming
 ///
 /// # Errors
 /// When the container does not run, or the runtime refuses.
-pub async fn attach(pods: &Arc<Pods>, context: &Arc<Context>, mut input: Streaming<ExecInput>) -> Result<Replies, Status> {
+pub async fn attach(
+    pods: &Arc<Pods>,
+    context: &Arc<Context>,
+    mut input: Streaming<ExecInput>,
+) -> Result<Replies, Status> {
     let (open, asked) = opening(&mut input).await?;
     let container: ContainerRef = open.container.unwrap_or_default();
     let id = running_container(pods, context, &container).await?;
     // The container has a terminal or not, whatever the caller believes.
     let tty = has_terminal(pods, &container);
-    let options = Options { tty, stderr: asked.stderr && !tty, ..asked };
+    let options = Options {
+        tty,
+        stderr: asked.stderr && !tty,
+        ..asked
+    };
     let request = cri::AttachRequest {
         container_id: id,
         stdin: options.stdin,
@@ -63,12 +75,19 @@ pub async fn attach(pods: &Arc<Pods>, context: &Arc<Context>, mut input: Streami
 fn has_terminal(pods: &Pods, wanted: &ContainerRef) -> bool {
     let pod = pods.find(&wanted.namespace, &wanted.pod);
     let spec = pod.as_ref().and_then(|pod| pod.spec.as_ref());
-    let containers = spec.into_iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
-    containers.into_iter().any(|container| container.name == wanted.container && container.tty == Some(true))
+    let containers = spec
+        .into_iter()
+        .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    containers
+        .into_iter()
+        .any(|container| container.name == wanted.container && container.tty == Some(true))
 }
 
 async fn opening(input: &mut Streaming<ExecInput>) -> Result<(ExecOpen, Options), Status> {
-    let ExecInput { input: Some(FromServer::Open(open)) } = first(input).await? else {
+    let ExecInput {
+        input: Some(FromServer::Open(open)),
+    } = first(input).await?
+    else {
         return Err(Status::invalid_argument("the first message must open the call"));
     };
     let options = Options {
@@ -88,10 +107,14 @@ async fn stream(
 ) -> Result<Replies, Status> {
     let connection = connect_spdy(url, remote::SPDY_PROTOCOLS[0]).await;
     let connection = connection.map_err(|error| Status::internal(chain(&error)))?;
-    let called = remote::call(connection, options).await.map_err(|error| Status::internal(error.to_string()))?;
+    let called = remote::call(connection, options)
+        .await
+        .map_err(|error| Status::internal(error.to_string()))?;
     let (replies, received) = mpsc::channel(QUEUE);
     spawn(context, bridge(called, input, replies));
-    Ok(ReceiverStream::new(received).map(|output| Ok(ExecOutput { output: Some(output) })).boxed())
+    Ok(ReceiverStream::new(received)
+        .map(|output| Ok(ExecOutput { output: Some(output) }))
+        .boxed())
 }
 
 /// Passes messages on until the command or the caller ends.
@@ -107,7 +130,10 @@ async fn bridge(called: Called, mut input: Streaming<ExecInput>, replies: mpsc::
                 FromServer::StdinClosed(_) => Input::StdinClosed,
                 FromServer::Resize(size) => {
                     let side = |length: u32| u16::try_from(length).unwrap_or(u16::MAX);
-                    Input::Resize(Size { width: side(size.width), height: side(size.height) })
+                    Input::Resize(Size {
+                        width: side(size.width),
+                        height: side(size.height),
+                    })
                 }
                 FromServer::Open(_) => continue,
             };

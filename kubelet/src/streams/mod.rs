@@ -13,8 +13,8 @@ use proto::node;
 use tonic::{Status, Streaming};
 
 use crate::pods::{Context, Pods};
-use crate::runtime::model::{Observed, State};
 use crate::runtime::RuntimeError;
+use crate::runtime::model::{Observed, State};
 
 pub use command::{attach, exec};
 pub use ports::port_forward;
@@ -33,21 +33,29 @@ async fn first<T>(input: &mut Streaming<T>) -> Result<T, Status> {
 
 /// What runs of a pod of this node.
 async fn observe(pods: &Pods, context: &Context, namespace: &str, name: &str, uid: &str) -> Result<Observed, Status> {
-    let pod = pods.find(namespace, name).ok_or_else(|| Status::not_found(format!("pod does not exist: {namespace}/{name}")))?;
+    let pod = pods
+        .find(namespace, name)
+        .ok_or_else(|| Status::not_found(format!("pod does not exist: {namespace}/{name}")))?;
     let found = pod.metadata.uid.clone().unwrap_or_default();
     if !uid.is_empty() && uid != found {
         return Err(Status::not_found(format!("pod {namespace}/{name} has another uid")));
     }
-    context.runtime.observe(&found, &Observed::default()).await.map_err(refused)
+    context
+        .runtime
+        .observe(&found, &Observed::default())
+        .await
+        .map_err(refused)
 }
 
 /// The id of a running container.
 async fn running_container(pods: &Pods, context: &Context, wanted: &node::ContainerRef) -> Result<String, Status> {
     let observed = observe(pods, context, &wanted.namespace, &wanted.pod, &wanted.pod_uid).await?;
-    let container = observed.container(&wanted.container).filter(|container| container.state == State::Running);
-    container.map(|container| container.id.clone()).ok_or_else(|| {
-        Status::internal(format!("container not found (\"{}\")", wanted.container))
-    })
+    let container = observed
+        .container(&wanted.container)
+        .filter(|container| container.state == State::Running);
+    container
+        .map(|container| container.id.clone())
+        .ok_or_else(|| Status::internal(format!("container not found (\"{}\")", wanted.container)))
 }
 
 fn refused(error: RuntimeError) -> Status {

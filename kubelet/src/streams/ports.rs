@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
+use proto::cri;
 use proto::node::port_forward_input::Input as FromServer;
 use proto::node::port_forward_output::Output as ToServer;
 use proto::node::{PortForwardInput, PortForwardOpen, PortForwardOutput};
-use proto::cri;
 use streaming::port_forward::{self as streams, Connected};
 use streaming::upgrade::connect_spdy;
 use tokio::sync::mpsc;
@@ -26,23 +26,39 @@ pub async fn port_forward(
     context: &Arc<Context>,
     mut input: Streaming<PortForwardInput>,
 ) -> Result<BoxStream<'static, Result<PortForwardOutput, Status>>, Status> {
-    let PortForwardInput { input: Some(FromServer::Open(open)) } = first(&mut input).await? else {
+    let PortForwardInput {
+        input: Some(FromServer::Open(open)),
+    } = first(&mut input).await?
+    else {
         return Err(Status::invalid_argument("the first message must open the call"));
     };
-    let PortForwardOpen { namespace, pod, pod_uid, port } = open;
+    let PortForwardOpen {
+        namespace,
+        pod,
+        pod_uid,
+        port,
+    } = open;
     let port = u16::try_from(port).ok().filter(|port| *port > 0);
     let port = port.ok_or_else(|| Status::invalid_argument("port: expected a number from 1 to 65535"))?;
     let observed = observe(pods, context, &namespace, &pod, &pod_uid).await?;
     let sandbox = observed.sandbox().filter(|sandbox| sandbox.ready);
-    let sandbox = sandbox.ok_or_else(|| Status::failed_precondition(format!("pod {namespace}/{pod} has no sandbox")))?;
-    let request = cri::PortForwardRequest { pod_sandbox_id: sandbox.id.clone(), port: vec![port.into()] };
+    let sandbox =
+        sandbox.ok_or_else(|| Status::failed_precondition(format!("pod {namespace}/{pod} has no sandbox")))?;
+    let request = cri::PortForwardRequest {
+        pod_sandbox_id: sandbox.id.clone(),
+        port: vec![port.into()],
+    };
     let url = context.runtime.port_forward_url(request).await.map_err(refused)?;
     let connection = connect_spdy(&url, streams::SPDY_PROTOCOLS[0]).await;
     let connection = connection.map_err(|error| Status::internal(chain(&error)))?;
-    let connected = streams::call(connection, port).await.map_err(|error| Status::internal(error.to_string()))?;
+    let connected = streams::call(connection, port)
+        .await
+        .map_err(|error| Status::internal(error.to_string()))?;
     let (replies, received) = mpsc::channel(QUEUE);
     spawn(context, bridge(connected, input, replies));
-    Ok(ReceiverStream::new(received).map(|output| Ok(PortForwardOutput { output: Some(output) })).boxed())
+    Ok(ReceiverStream::new(received)
+        .map(|output| Ok(PortForwardOutput { output: Some(output) }))
+        .boxed())
 }
 
 /// Passes bytes on until the pod or the caller ends; a caller that has sent its last byte still gets the rest.

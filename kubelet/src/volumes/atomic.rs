@@ -55,10 +55,11 @@ pub fn write(target: &Path, payload: &Payload, group: Option<u32>) -> Result<boo
         check(path)?;
     }
     let current = std::fs::read_link(target.join(DATA)).ok();
-    if let Some(current) = &current {
-        if same(&target.join(current), payload) && visible_names(target, payload) {
-            return Ok(false);
-        }
+    if let Some(current) = &current
+        && same(&target.join(current), payload)
+        && visible_names(target, payload)
+    {
+        return Ok(false);
     }
     let stamp = jiff::Timestamp::now().strftime("..%Y_%m_%d_%H_%M_%S.").to_string() + &suffix();
     let folder = target.join(&stamp);
