@@ -210,7 +210,7 @@ impl Watcher {
         }
     }
 
-    /// The next events, never an empty batch. `None` when the store stops; after [`StoreError::WatchLagged`] nothing more comes.
+    /// The next events, never an empty batch. `None` when the store stops or its state is replaced by the leader's snapshot; after [`StoreError::WatchLagged`] nothing more comes.
     /// Dropping the future loses no event.
     pub async fn next(&mut self) -> Option<Result<Vec<Arc<WatchEvent>>, StoreError>> {
         loop {

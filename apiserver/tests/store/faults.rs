@@ -203,7 +203,7 @@ async fn a_log_cut_in_its_tail_is_whole_or_refused() {
                 false => refused += 1,
             }
         }
-        assert!(whole > 30 && refused > 50, "{whole} whole, {refused} refused");
+        assert!(whole > 15 && refused > 30, "{whole} whole, {refused} refused");
     }
 }
 
@@ -316,8 +316,8 @@ async fn a_damaged_state_is_rebuilt() {
         whole("an empty database", &|state| change(&state.join("sled/db"), Vec::clear)).await;
         whole("no database", &|state| fs::remove_file(state.join("sled/db")).unwrap()).await;
         let length = fs::metadata(dir.path().join("state/sled/db")).unwrap().len() as usize;
-        for part in 1..8 {
-            let at = length * part / 8;
+        for part in 1..4 {
+            let at = length * part / 4;
             whole("a cut database", &|state| {
                 change(&state.join("sled/db"), |c| c.truncate(at))
             })

@@ -4,8 +4,8 @@
 //! a sync of its own, up to where the log is known to be durable. So a start can tell a torn tail (behind the mark: never acknowledged, cut off) from
 //! damage (before it: the start is refused with the file's name).
 //!
-//! Why not a crate: raft-engine, the one well-kept candidate, brings its own thread pool, LZ4 in C, a second prometheus configuration and rewriting of old
-//! entries, all for many Raft groups in one log; this is one group with one writer.
+//! Why not a crate: raft-engine 0.4.2, the one well-kept candidate, is made for many Raft groups in one log, with rewriting, compression and recovery in a
+//! thread pool; this is one group with one writer. It brings LZ4 in C, rayon, protobuf 2 and second copies of prometheus and nix.
 //!
 //! Space is claimed before a proposal is made ([`LogStore::reserve`]): an append that openraft asks for never meets a full disk, which it could not survive.
 //! An error while reading aborts the process: openraft 0.9 could otherwise send a malformed append to a follower.
@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 
 use super::files::{At, StartError, remove_if_present, sync_dir};
 use super::metrics::Metrics;
-use super::segment::{self, Opened, RECORD_OVERHEAD, Segment};
+use super::segment::{self, Opened, RECORD_OVERHEAD, Segment, Spare};
 use super::types::{Entry, LogId, StorageError, TypeConfig, Vote, entry_size};
 use super::vote::VoteFile;
 
@@ -105,8 +105,7 @@ struct Inner {
     committed: Option<LogId>,
     vote: VoteFile,
     mark: Mark,
-    /// Whether a filled file waits to become the next segment.
-    has_spare: bool,
+    spare: Spare,
     metrics: Arc<Metrics>,
 }
 
@@ -135,7 +134,7 @@ impl LogStore {
             committed: None,
             vote,
             mark,
-            has_spare: false,
+            spare: Spare::new(dir.join(SPARE), segment_bytes),
             metrics,
         };
         if found.is_empty() {
@@ -173,7 +172,7 @@ impl LogStore {
 
     /// Claims room for a segment of its own, as the log needs after a snapshot that is ahead of it.
     pub(super) fn reserve_segment(&self) -> io::Result<()> {
-        self.inner.lock().reserve_segment()
+        self.inner.lock().spare.get_ready()
     }
 
     /// The largest batch that fits a segment.
@@ -372,7 +371,11 @@ impl Inner {
         segment.write(records, lengths)?;
         let begun = Instant::now();
         segment.sync()?;
+        let half_full = segment.room() < segment.capacity() as usize / 2;
         self.metrics.fsync.observe(begun.elapsed().as_secs_f64());
+        if half_full {
+            self.spare.begin();
+        }
         records.clear();
         lengths.clear();
         self.note_mark()
@@ -390,31 +393,19 @@ impl Inner {
         self.mark.set(first, end)
     }
 
-    fn spare(&self) -> PathBuf {
-        self.dir.join(SPARE)
-    }
-
     /// Makes sure that `bytes` can be appended without asking the file system for more room.
     fn reserve(&mut self, bytes: usize) -> io::Result<()> {
         if self.active()?.room() >= bytes {
             Ok(())
         } else {
-            self.reserve_segment()
+            self.spare.get_ready()
         }
-    }
-
-    fn reserve_segment(&mut self) -> io::Result<()> {
-        if !self.has_spare {
-            segment::prepare(&self.spare(), self.segment_bytes)?;
-            self.has_spare = true;
-        }
-        Ok(())
     }
 
     fn add_segment(&mut self, first: u64, prev: Option<LogId>) -> io::Result<()> {
-        self.reserve_segment()?;
-        self.has_spare = false;
-        let segment = Segment::create(&self.dir, &self.spare(), first, prev)?;
+        self.spare.get_ready()?;
+        let segment = Segment::create(&self.dir, self.spare.path(), first, prev)?;
+        self.spare.take();
         sync_dir(&self.dir)?;
         self.segments.push_back(segment);
         Ok(())

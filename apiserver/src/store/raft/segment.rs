@@ -60,8 +60,81 @@ pub(super) fn file_name(first: u64) -> String {
     format!("{first:020}.log")
 }
 
-/// Writes a file of zeros that a later [`Segment::create`] takes over.
-pub(super) fn prepare(path: &Path, capacity: u32) -> io::Result<()> {
+/// A file of zeros that becomes the next segment.
+#[derive(Debug)]
+pub(super) struct Spare {
+    path: PathBuf,
+    capacity: u32,
+    state: SpareState,
+}
+
+#[derive(Debug)]
+enum SpareState {
+    Absent,
+    /// A thread writes it while appends go on.
+    Filling(std::thread::JoinHandle<io::Result<()>>),
+    Ready,
+}
+
+impl Spare {
+    pub(super) fn new(path: PathBuf, capacity: u32) -> Self {
+        Self {
+            path,
+            capacity,
+            state: SpareState::Absent,
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Has the file made beside the appends. Whether that succeeds shows when it is needed.
+    pub(super) fn begin(&mut self) {
+        if matches!(self.state, SpareState::Absent) {
+            let (path, capacity) = (self.path.clone(), self.capacity);
+            let thread = std::thread::Builder::new()
+                .name("store-spare".into())
+                .spawn(move || prepare(&path, capacity));
+            if let Ok(thread) = thread {
+                self.state = SpareState::Filling(thread);
+            }
+        }
+    }
+
+    /// Returns when the file is there.
+    pub(super) fn get_ready(&mut self) -> io::Result<()> {
+        match std::mem::replace(&mut self.state, SpareState::Absent) {
+            SpareState::Ready => {}
+            SpareState::Absent => prepare(&self.path, self.capacity)?,
+            SpareState::Filling(thread) => {
+                thread
+                    .join()
+                    .unwrap_or_else(|_| Err(io::Error::other("filling a log segment panicked")))?;
+            }
+        }
+        self.state = SpareState::Ready;
+        Ok(())
+    }
+
+    /// The file is a segment now.
+    pub(super) fn take(&mut self) {
+        self.state = SpareState::Absent;
+    }
+}
+
+impl Drop for Spare {
+    /// The thread must not meddle with the folder once the log is closed.
+    fn drop(&mut self) {
+        if let SpareState::Filling(thread) = std::mem::replace(&mut self.state, SpareState::Absent)
+            && !matches!(thread.join(), Ok(Ok(())))
+        {
+            tracing::debug!(path = %self.path.display(), "the next log segment was not filled");
+        }
+    }
+}
+
+fn prepare(path: &Path, capacity: u32) -> io::Result<()> {
     let written = fill(path, capacity);
     if written.is_err() {
         // What was written of it is room that somebody else needs.

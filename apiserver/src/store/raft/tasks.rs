@@ -22,8 +22,12 @@ const SNAPSHOT_RETRY: Duration = Duration::from_secs(10);
 
 /// The leader proposes to delete what has expired; the condition on the revision spares what was renewed meanwhile.
 pub(super) async fn expire(node: Arc<Node>) {
+    let mut more = false;
     loop {
-        tokio::time::sleep(PERIOD).await;
+        if !more {
+            tokio::time::sleep(PERIOD).await;
+        }
+        more = false;
         if node.is_stopping() || node.leader() != Leader::Here {
             continue;
         }
@@ -32,8 +36,9 @@ pub(super) async fn expire(node: Arc<Node>) {
             continue;
         }
         let batch: Vec<u8> = due.iter().flat_map(codec::encode_txn).collect();
-        if let Err(error) = node.propose(batch.into(), due.len()).await {
-            tracing::warn!(%error, keys = due.len(), "cannot delete expired keys, trying again");
+        match node.propose(batch.into(), due.len()).await {
+            Ok(_) => more = due.len() == EXPIRY_BATCH,
+            Err(error) => tracing::warn!(%error, keys = due.len(), "cannot delete expired keys, trying again"),
         }
     }
 }
