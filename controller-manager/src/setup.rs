@@ -169,7 +169,7 @@ informers! {
     /// Every ControllerRevision, by owner.
     revisions: ControllerRevision = |shared: Shared<ControllerRevision>, _: &Client| shared.by_owner();
     /// Every Job.
-    jobs: Job = |shared: Shared<Job>, _: &Client| shared.by_owner();
+    jobs: Job = |shared: Shared<Job>, _: &Client| shared.by_owner().by_namespace();
     /// Every CronJob.
     cron_jobs: CronJob = |shared: Shared<CronJob>, _: &Client| shared;
     /// Every PodDisruptionBudget.

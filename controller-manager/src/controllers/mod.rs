@@ -10,6 +10,7 @@ pub mod endpoints;
 pub mod endpointslice;
 pub mod garbage_collector;
 pub mod garbage_collector_plan;
+pub mod job;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
@@ -20,6 +21,7 @@ pub mod root_ca;
 pub mod service_account;
 pub mod service_pods;
 pub mod taint_eviction;
+pub mod ttl_after_finished;
 
 use api::apps::v1::ReplicaSet;
 use api::core::v1::ReplicationController;
@@ -37,7 +39,7 @@ pub const NAMES: [&str; TABLE.len()] = {
 };
 
 /// What starts each of them.
-const TABLE: [(&str, fn(&mut Setup)); 16] = [
+const TABLE: [(&str, fn(&mut Setup)); 18] = [
     ("namespace-controller", namespace::start),
     ("serviceaccount-controller", service_account::start),
     ("root-ca-certificate-publisher-controller", root_ca::start),
@@ -54,6 +56,8 @@ const TABLE: [(&str, fn(&mut Setup)); 16] = [
         replicaset::start::<ReplicationController>(setup, workers);
     }),
     ("daemonset-controller", daemonset::start),
+    ("job-controller", job::start),
+    ("ttl-after-finished-controller", ttl_after_finished::start),
     ("endpoints-controller", endpoints::start),
     ("endpointslice-controller", endpointslice::start),
     ("garbage-collector-controller", garbage_collector::start),

@@ -46,9 +46,9 @@ impl Error {
         move |source| Error::Client { doing, source }
     }
 
-    /// Another writer was faster. The retry sees its work; nobody needs to hear of it.
-    pub fn is_conflict(&self) -> bool {
-        matches!(self, Error::Client { source, .. } if source.is_conflict())
+    /// Another writer was faster: it changed the object or removed it. The retry sees its work; nobody needs to hear of it.
+    pub fn is_overtaken(&self) -> bool {
+        matches!(self, Error::Client { source, .. } if source.is_conflict() || source.is_not_found())
     }
 }
 
@@ -96,7 +96,7 @@ where
             }
         }
         Some(Err(error)) => {
-            if error.is_conflict() {
+            if error.is_overtaken() {
                 tracing::debug!(error = &error as &dyn std::error::Error, "retrying on fresh state");
             } else {
                 tracing::warn!(error = &error as &dyn std::error::Error, "retrying later");
