@@ -82,6 +82,14 @@ pub fn hash(revision: &ControllerRevision) -> &str {
     revision.labels().get(REVISION_HASH).map_or("", String::as_str)
 }
 
+/// The template that a revision keeps; nothing if it cannot be read.
+pub fn template(revision: &ControllerRevision) -> Option<PodTemplateSpec> {
+    let mut data = revision.data.as_ref()?.0.clone();
+    let mut template = data.get_mut("spec")?.get_mut("template")?.take();
+    template.as_object_mut()?.remove("$patch");
+    PodTemplate::from_value(json!({"template": template})).ok()?.template
+}
+
 fn data(template: &PodTemplateSpec) -> Value {
     let holder = PodTemplate {
         template: Some(template.clone()),
@@ -153,6 +161,7 @@ mod tests {
     use api::core::v1::PodSpec;
 
     use super::*;
+    use crate::semantic;
 
     fn template(hostname: &str) -> PodTemplateSpec {
         let spec = PodSpec {
@@ -175,6 +184,11 @@ mod tests {
     fn a_template_has_one_revision_and_comes_back_with_a_new_number() {
         let first = Arc::new(planned("a", &[], 10).current);
         assert_eq!((first.revision, first.name()), (1, &*format!("agent-{}", hash(&first))));
+        let back = super::template(&first).unwrap();
+        assert!(
+            semantic::equal_templates(&back, &template("a")),
+            "a revision gives its template back"
+        );
         assert_eq!(planned("a", std::slice::from_ref(&first), 10).changes, []);
         let second = Arc::new(planned("b", std::slice::from_ref(&first), 10).current);
         assert_eq!(second.revision, 2);

@@ -20,6 +20,7 @@ pub mod replicaset;
 pub mod root_ca;
 pub mod service_account;
 pub mod service_pods;
+pub mod statefulset;
 pub mod taint_eviction;
 pub mod ttl_after_finished;
 
@@ -39,7 +40,7 @@ pub const NAMES: [&str; TABLE.len()] = {
 };
 
 /// What starts each of them.
-const TABLE: [(&str, fn(&mut Setup)); 18] = [
+const TABLE: [(&str, fn(&mut Setup)); 19] = [
     ("namespace-controller", namespace::start),
     ("serviceaccount-controller", service_account::start),
     ("root-ca-certificate-publisher-controller", root_ca::start),
@@ -58,6 +59,7 @@ const TABLE: [(&str, fn(&mut Setup)); 18] = [
     ("daemonset-controller", daemonset::start),
     ("job-controller", job::start),
     ("ttl-after-finished-controller", ttl_after_finished::start),
+    ("statefulset-controller", statefulset::start),
     ("endpoints-controller", endpoints::start),
     ("endpointslice-controller", endpointslice::start),
     ("garbage-collector-controller", garbage_collector::start),
