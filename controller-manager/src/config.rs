@@ -103,9 +103,6 @@ pub struct Flags {
     /// StatefulSets reconciled at once [default: 5].
     #[arg(long, value_name = "COUNT")]
     pub concurrent_statefulset_syncs: Option<usize>,
-    /// CronJobs reconciled at once [default: 5].
-    #[arg(long, value_name = "COUNT")]
-    pub concurrent_cron_job_syncs: Option<usize>,
 }
 
 impl Flags {
@@ -139,7 +136,6 @@ struct File {
     daemon_set_controller: DaemonSetController,
     job_controller: JobController,
     stateful_set_controller: StatefulSetController,
-    cron_job_controller: CronJobController,
 }
 
 macro_rules! section {
@@ -172,7 +168,6 @@ section! {
     DaemonSetController { concurrent_daemon_set_syncs: usize }
     JobController { concurrent_job_syncs: usize }
     StatefulSetController { concurrent_stateful_set_syncs: usize }
-    CronJobController { concurrent_cron_job_syncs: usize }
 }
 
 /// A duration in the file, as Go writes it.
@@ -226,8 +221,6 @@ pub struct Config {
     pub concurrent_job_syncs: usize,
     /// StatefulSets reconciled at once.
     pub concurrent_statefulset_syncs: usize,
-    /// CronJobs reconciled at once.
-    pub concurrent_cron_job_syncs: usize,
 }
 
 /// The periods of a leader election.
@@ -347,10 +340,6 @@ impl Config {
             concurrent_statefulset_syncs: flags
                 .concurrent_statefulset_syncs
                 .or(file.stateful_set_controller.concurrent_stateful_set_syncs)
-                .unwrap_or(5),
-            concurrent_cron_job_syncs: flags
-                .concurrent_cron_job_syncs
-                .or(file.cron_job_controller.concurrent_cron_job_syncs)
                 .unwrap_or(5),
         })
     }

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock};
 
 use api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
-use api::batch::v1::{CronJob, Job};
+use api::batch::v1::Job;
 use api::coordination::v1::Lease;
 use api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount};
 use api::discovery::v1::EndpointSlice;
@@ -170,8 +170,6 @@ informers! {
     revisions: ControllerRevision = |shared: Shared<ControllerRevision>, _: &Client| shared.by_owner();
     /// Every Job.
     jobs: Job = |shared: Shared<Job>, _: &Client| shared.by_owner().by_namespace();
-    /// Every CronJob.
-    cron_jobs: CronJob = |shared: Shared<CronJob>, _: &Client| shared;
     /// Every PodDisruptionBudget.
     budgets: PodDisruptionBudget = |shared: Shared<PodDisruptionBudget>, _: &Client| shared.by_namespace();
     /// Every service account.
