@@ -7,7 +7,8 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 /// The longest message to accept, in bytes.
 const MAX_MESSAGE: usize = 1 << 20;
@@ -108,8 +109,13 @@ pub(crate) async fn close<W>(sink: &mut W)
 where
     W: futures_util::Sink<Message, Error = tokio_tungstenite::tungstenite::Error> + Unpin,
 {
+    // Clients take an end without a status for an accident.
+    let normally = CloseFrame {
+        code: CloseCode::Normal,
+        reason: "".into(),
+    };
     // The other side may have gone first.
-    let _ = sink.send(Message::Close(None)).await;
+    let _ = sink.send(Message::Close(Some(normally))).await;
     let _ = sink.close().await;
 }
 
