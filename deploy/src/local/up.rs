@@ -30,7 +30,7 @@ const PROGRAMS: [(&str, &str); 5] = [
     ("runc", "runc"),
 ];
 /// How often a daemon that is starting is asked whether it is ready.
-const POLL: Duration = Duration::from_millis(20);
+const POLL: Duration = Duration::from_millis(50);
 
 /// What to bring up.
 pub struct Options {
