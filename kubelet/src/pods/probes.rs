@@ -27,6 +27,9 @@ pub enum Kind {
     Startup,
 }
 
+const YOUNG_NANOSECONDS: i128 = 1_000_000_000;
+const YOUNG_RETRY: Duration = Duration::from_millis(50);
+
 impl Kind {
     fn name(self) -> &'static str {
         match self {
@@ -277,6 +280,11 @@ impl Run {
                 continue;
             }
             let result = self.attempt().await;
+            if result.is_err() && verdict.good == Some(false) && self.is_young() {
+                // A server that is just about to listen: looked at again at once, so that a period is not lost.
+                tokio::time::sleep(YOUNG_RETRY).await;
+                continue;
+            }
             let label = if result.is_ok() { "successful" } else { "failed" };
             self.metrics.probes.with_label_values(&[self.kind.name(), label]).inc();
             if let Err(error) = &result {
@@ -299,6 +307,14 @@ impl Run {
             }
             tokio::time::sleep(period).await;
         }
+    }
+
+    /// Whether this is the readiness of a container in its first second, for which a failure says nothing yet.
+    fn is_young(&self) -> bool {
+        let age = jiff::Timestamp::now()
+            .as_nanosecond()
+            .saturating_sub(i128::from(self.started_at));
+        self.kind == Kind::Readiness && (0..YOUNG_NANOSECONDS).contains(&age)
     }
 
     fn startup_passed(&self) -> bool {

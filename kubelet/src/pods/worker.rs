@@ -222,6 +222,7 @@ impl Worker {
                 .map_err(|refusal| (refusal.reason, refusal.message));
         }
         // It ran before the kubelet was restarted, so it was let in then.
+        self.reported_running = true;
         self.context.admitted.lock().insert(self.uid(), self.pod.clone());
         Ok(())
     }

@@ -116,7 +116,7 @@ impl Images {
                 Ok(pulled)
             }
             Err(error) => {
-                let message = format!("failed to pull image \"{image}\": {error}");
+                let message = error.to_string();
                 let mut all = self.backoff.lock();
                 all.retain(|_, (backoff, _)| !backoff.is_expired(Timestamp::now()));
                 let entry = all.entry(key).or_default();
