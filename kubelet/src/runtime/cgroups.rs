@@ -91,9 +91,13 @@ impl Cgroups {
                 mounts: vec![(String::new(), mount)],
                 root,
             },
-            _ => Self {
+            // runc makes a folder in the bare v2 hierarchy, too, which has to go with the others.
+            unified => Self {
                 version: Version::V1,
-                mounts: v1,
+                mounts: v1
+                    .into_iter()
+                    .chain(unified.map(|mount| ("unified".to_owned(), mount)))
+                    .collect(),
                 root,
             },
         }
@@ -365,7 +369,7 @@ mod tests {
             cgroups.folder("cpuacct", Path::new("/kubepods")),
             Some("/sys/fs/cgroup/cpu,cpuacct/kubepods".into())
         );
-        assert_eq!(cgroups.folders(Path::new("/a")).len(), 3);
+        assert_eq!(cgroups.folders(Path::new("/a")).len(), 4);
     }
 
     #[test]
