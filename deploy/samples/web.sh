@@ -17,9 +17,9 @@ page() {
 
 # Runs the command after its title until it prints something, for 15 seconds at most, and prints that.
 fetch() {
-    local title=$1 answer
+    local title=$1 answer deadline=$((SECONDS + 15))
     shift
-    for ((attempt = 0; attempt < 150; attempt++)); do
+    while [ $SECONDS -lt $deadline ]; do
         if answer=$("$@" 2>"$dir/fetch.err") && [ -n "$answer" ]; then
             printf '%-46s %s\n' "$title" "$answer"
             return
@@ -45,5 +45,6 @@ node=$(field nodes '{.items[0].status.addresses[?(@.type=="InternalIP")].address
 fetch "cluster IP   http://$ip/" \
     "$keelson" local exec --dir "$dir" node-1 -- bash -c "$(declare -f page); page $ip 80"
 fetch "node port    http://$node:$port/" page "$node" "$port"
+# Not wget's own -T: in Debian's static busybox it ends in a segmentation fault.
 fetch "from a pod   http://web.default.svc.cluster.local/" \
-    kubectl exec deployment/web -- wget -q -T 5 -O - http://web.default.svc.cluster.local/
+    kubectl exec deployment/web -- timeout 5 wget -q -O - http://web.default.svc.cluster.local/
