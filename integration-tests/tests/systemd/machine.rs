@@ -86,6 +86,19 @@ impl Machine {
                 .unwrap_or(0);
             self.init != 0
         });
+        // nspawn mounts the hierarchies of version 1 read-only, being older than cgroup namespaces.
+        for line in self
+            .run(["cat", "/proc/self/mounts"])
+            .lines()
+            .filter(|line| line.contains(" cgroup ro,"))
+        {
+            self.run([
+                "mount",
+                "-o",
+                "remount,bind,rw",
+                line.split(' ').nth(1).expect("a mount point"),
+            ]);
+        }
         poll(deadline, "the machine to have started", || {
             let state = self.try_run(["systemctl", "is-system-running"]);
             ["running", "degraded"].contains(&String::from_utf8_lossy(&state.stdout).trim())
@@ -156,17 +169,23 @@ pub fn poll(deadline: Instant, what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// A cgroup in each hierarchy that systemd in a container uses: the unified one, and the one called `systemd` where there are both.
+/// A cgroup in each hierarchy: the machine sees it as the root, and may do below it what it likes.
 fn make_cgroups(name: &str) -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
-    let is_systemds =
-        |line: &&str| line.contains(" cgroup2 ") || (line.contains(" cgroup ") && line.contains("name=systemd"));
+    let is_cgroup = |line: &&str| line.contains(" cgroup2 ") || line.contains(" cgroup ");
     let make = |line: &str| {
-        let cgroup = Path::new(line.split(' ').nth(1)?).join(name);
+        let parent = Path::new(line.split(' ').nth(1)?);
+        let cgroup = parent.join(name);
         fs::create_dir(&cgroup).unwrap_or_else(|e| panic!("{}: {e}", cgroup.display()));
+        // On version 1 a new one allows no processor and no memory, and so no process.
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            if let Ok(inherited) = fs::read(parent.join(file)) {
+                fs::write(cgroup.join(file), inherited).expect("write the cpuset");
+            }
+        }
         Some(cgroup)
     };
-    mounts.lines().filter(is_systemds).filter_map(make).collect()
+    mounts.lines().filter(is_cgroup).filter_map(make).collect()
 }
 
 fn remove_tree(cgroup: &Path) -> bool {
