@@ -10,18 +10,30 @@ use crate::Kubectl;
 /// # Panics
 /// When it was not built.
 pub fn program(name: &str) -> PathBuf {
+    let path = path_of(name);
+    assert!(
+        is_built(name),
+        "{} is not built: cargo build --workspace",
+        path.display()
+    );
+    path
+}
+
+/// Whether there is such a program.
+///
+/// # Panics
+/// When this program does not know where it lies.
+pub fn is_built(name: &str) -> bool {
+    path_of(name).exists()
+}
+
+fn path_of(name: &str) -> PathBuf {
     let this = std::env::current_exe().expect("the path of this program");
     let mut folder = this.parent().expect("its folder");
     if folder.ends_with("deps") {
         folder = folder.parent().expect("the folder of the build");
     }
-    let path = folder.join(name);
-    assert!(
-        path.exists(),
-        "{} is not built: cargo build --workspace",
-        path.display()
-    );
-    path
+    folder.join(name)
 }
 
 /// See the module.

@@ -6,6 +6,6 @@ mod cluster;
 mod kubectl;
 mod wait;
 
-pub use cluster::{Cluster, program};
+pub use cluster::{Cluster, is_built, program};
 pub use kubectl::{Answer, Kubectl};
 pub use wait::{eventually, poll};
