@@ -513,6 +513,9 @@ mod tests {
             Message::binary(&b"\x01answer"[..])
         );
         assert_eq!(client.next().await.unwrap().unwrap(), Message::binary(&b"\x03{}"[..]));
-        assert!(matches!(client.next().await.unwrap().unwrap(), Message::Close(_)));
+        let Message::Close(Some(frame)) = client.next().await.unwrap().unwrap() else {
+            panic!("a close with a code")
+        };
+        assert_eq!(frame.code, protocol::frame::coding::CloseCode::Normal);
     }
 }
