@@ -110,22 +110,15 @@ impl Cluster {
     /// # Panics
     /// When it does not run.
     pub fn pid(&self, node: &str, daemon: &str) -> u32 {
-        let binary = program(daemon);
-        let here = self.dir().join("nodes").join(node);
-        let is_it = |process: &Path| {
-            let line = std::fs::read(process.join("cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            line.starts_with(binary.to_str().unwrap_or_default()) && line.contains(here.to_str().unwrap_or_default())
-        };
-        let processes = std::fs::read_dir("/proc")
-            .expect("read /proc")
-            .flatten()
-            .map(|entry| entry.path());
-        let found = processes.into_iter().find(|process| is_it(process));
-        let name = found
-            .as_ref()
-            .and_then(|process| process.file_name()?.to_str()?.parse().ok());
-        name.unwrap_or_else(|| panic!("{daemon} of {node} does not run"))
+        let file = self
+            .dir()
+            .join("nodes")
+            .join(node)
+            .join("run")
+            .join(format!("{daemon}.pid"));
+        let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let first = text.split_whitespace().next().and_then(|pid| pid.parse().ok());
+        first.unwrap_or_else(|| panic!("{}: no pid in {text:?}", file.display()))
     }
 }
 

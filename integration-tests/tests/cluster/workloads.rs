@@ -51,7 +51,6 @@ pub fn rollouts(cluster: &Cluster) {
     );
     k("rollout pause deployment/web");
     k("set image deployment/web web=keelson.dev/web:none");
-    k("rollout undo deployment/web --dry-run=client --to-revision=1");
     k("set image deployment/web web=keelson.dev/web:1");
     k("rollout resume deployment/web");
     k("scale deployment/web --replicas=3");
@@ -230,7 +229,7 @@ pub fn pods(cluster: &Cluster) {
     has(&kubectl.fail(&format!("get pod full -n {n}")), &["NotFound"]);
     has(
         &kubectl.run(&format!(
-            "run once -n {n} --image=keelson.dev/web:1 --restart=Never --attach --rm --quiet --command -- echo hello"
+            "run once -n {n} --image=keelson.dev/web:1 --restart=Never --attach --rm --quiet --command -- sh -c 'sleep 2; echo hello'"
         )),
         &["hello"],
     );
@@ -252,15 +251,22 @@ pub fn services(cluster: &Cluster) {
         (ready == "true true").then_some(()).ok_or(ready)
     });
     let node = kubectl.run("get node node-1 -o jsonpath={.status.addresses[0].address}");
-    let fetch = |url: &str| cluster.on_node("node-1", &["busybox", "wget", "-q", "-T", "3", "-O", "-", url]);
-    for url in [format!("http://{ip}/"), format!("http://{node}:{port}/")] {
-        poll(&url, || {
-            fetch(&url)
-                .filter(|page| !page.is_empty())
-                .ok_or_else(|| "no answer".to_owned())
+    // Debian's static busybox crashes in wget outside of a container, and bash is everywhere.
+    let fetch = |host: &str, port: &str| {
+        let script = format!("exec 3<>/dev/tcp/{host}/{port} && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && cat <&3");
+        cluster.on_node("node-1", &["timeout", "3", "bash", "-c", &script])
+    };
+    for (host, port) in [(ip.as_str(), "80"), (node.as_str(), port.as_str())] {
+        poll("a page through the service", || {
+            let page = fetch(host, port);
+            page.filter(|page| page.contains("Hello"))
+                .map(drop)
+                .ok_or_else(|| format!("no answer of {host}:{port}"))
         });
     }
-    k("run client --image=keelson.dev/web:1 --restart=Never --command -- sleep 3600");
+    kubectl.run(&format!(
+        "run client -n {n} --image=keelson.dev/web:1 --restart=Never --command -- sleep 3600"
+    ));
     k("wait --for=condition=Ready pod/client --timeout=60s");
     let within = |command: &str| kubectl.call(&format!("exec client -n {n} -- {command}"));
     for name in ["web", "web.services", "web.services.svc.cluster.local"] {
