@@ -112,6 +112,7 @@ impl Bootstrap<'_> {
         allocators::ensure_node_ports(&**self.registry.store(), self.config.node_ports).await?;
         allocators::repair(&**self.registry.store()).await?;
         self.ensure(("", "v1", "services"), self.service()).await?;
+        self.ensure(("", "v1", "services"), self.dns_service()).await?;
         self.endpoints().await
     }
 
@@ -180,15 +181,34 @@ impl Bootstrap<'_> {
         self.reconcile(resource, default.object, roles::reconciled).await
     }
 
+    /// The address in the service range at this place; upstream's installers agree on the places.
+    fn service_address(&self, place: usize) -> String {
+        let address = self.config.service_cidr.hosts().nth(place - 1);
+        address.map(|ip| ip.to_string()).unwrap_or_default()
+    }
+
+    /// The address at which every node's kube-proxy answers names. Without endpoints: no rules lead away from the node.
+    fn dns_service(&self) -> Value {
+        let address = self.service_address(10);
+        json!({
+            "metadata": {
+                "name": "kube-dns",
+                "namespace": "kube-system",
+                "labels": {"k8s-app": "kube-dns"},
+            },
+            "spec": {
+                "type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack", "sessionAffinity": "None",
+                "ports": [
+                    {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53},
+                    {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53},
+                ],
+            },
+        })
+    }
+
     fn service(&self) -> Value {
         let port = self.config.advertise.port();
-        let first = self
-            .config
-            .service_cidr
-            .hosts()
-            .next()
-            .map(|ip| ip.to_string())
-            .unwrap_or_default();
+        let first = self.service_address(1);
         json!({
             "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"component": "apiserver", "provider": "kubernetes"}},
             "spec": {

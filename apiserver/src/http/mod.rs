@@ -17,6 +17,7 @@ mod list;
 pub mod logs;
 pub mod metrics;
 pub mod negotiate;
+mod node_proxy;
 pub mod paths;
 pub mod query;
 pub mod render;

@@ -13,7 +13,7 @@ use super::negotiate::{self, Format};
 use super::query::Query;
 use super::request_info::RequestInfo;
 use super::router::info;
-use super::{State, list, logs, render, watch};
+use super::{State, list, logs, node_proxy, render, watch};
 use crate::registry::decode::{self, Expected};
 use crate::registry::options::{DeleteOptions, FieldValidation, ListOptions, WatchOptions, WriteOptions};
 use crate::registry::patch::{Patch, PatchType};
@@ -39,6 +39,9 @@ pub async fn handle(state: Arc<State>, access: Access, request: Request) -> Resu
     check_served(&access)?;
     if let ("get", "log") = (access.attributes.verb.as_str(), access.attributes.subresource.as_str()) {
         return logs::logs(&state, &access, &info).await;
+    }
+    if access.attributes.subresource == "proxy" {
+        return node_proxy::handle(&state, &access, &info, &request).await;
     }
     if streams::serves(&access.attributes.subresource) {
         return streams::handle(state, access, info, request).await;

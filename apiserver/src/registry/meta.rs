@@ -81,7 +81,7 @@ pub fn time(at: Timestamp) -> String {
 
 /// A name from a prefix.
 pub fn generate_name(prefix: &str) -> String {
-    let mut random = [0u8; 8];
+    let mut random = [0u8; 5];
     rand::rng().fill_bytes(&mut random);
     let mut end = prefix.len().min(GENERATED_PREFIX_LIMIT);
     while !prefix.is_char_boundary(end) {

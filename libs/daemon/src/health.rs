@@ -96,7 +96,7 @@ impl Health {
                 }
                 Err(reason) => {
                     failed = true;
-                    tracing::info!(check = %name, %reason, "health check failed");
+                    tracing::debug!(check = %name, %reason, "health check failed");
                     let _ = writeln!(text, "[-]{name} failed: reason withheld");
                 }
             }
