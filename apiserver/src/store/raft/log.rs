@@ -121,7 +121,8 @@ impl LogStore {
         std::fs::create_dir_all(dir).at("create", dir)?;
         remove_if_present(&dir.join(SPARE)).at("remove", dir)?;
         let found = find_segments(dir)?;
-        let vote = VoteFile::open(dir, !found.is_empty())?;
+        let mut vote = VoteFile::open(dir, !found.is_empty())?;
+        vote.step_down(node_id);
         let mark = Mark::open(dir)?;
         let mut inner = Inner {
             dir: dir.to_owned(),

@@ -193,9 +193,13 @@ impl RaftStore {
             changing: tokio::sync::Mutex::default(),
             stopping: AtomicBool::new(false),
         });
+        // The metrics are empty until openraft's first turn.
+        let membership = node
+            .raft
+            .with_raft_state(|state| state.membership_state.effective().membership().clone());
         node.log
             .status()
-            .set_membership(node.server.borrow().membership_config.membership());
+            .set_membership(&membership.await.map_err(|e| StartError::Raft(e.to_string()))?);
         runtime.spawn(batcher::run(node.clone(), proposed));
         runtime.spawn(reads::run(node.clone(), reading));
         runtime.spawn(tasks::expire(node.clone()));

@@ -25,7 +25,7 @@ use crate::store::{Change, Entry, Revision};
 /// No object's key begins with a zero byte.
 const HEAD: &[u8] = b"\0head";
 /// The state is read once, at the start, and else only written: little needs to be cached, bytes.
-const CACHE: u64 = 8 << 20;
+const CACHE: u64 = 16 << 20;
 /// Large segments keep large values out of sled's blob files.
 const SEGMENT: usize = 8 << 20;
 /// Entries in a batch when everything is written.

@@ -78,6 +78,14 @@ impl VoteFile {
         Ok(created)
     }
 
+    /// Takes back in memory that this member was elected: openraft would resume the leadership without an entry of its own to commit, and for a moment
+    /// answer linearizable reads without the last writes. The promise not to vote for anybody else in that term stays.
+    pub(super) fn step_down(&mut self, node_id: u64) {
+        if let Some(vote) = self.vote.as_mut().filter(|v| v.leader_id.node_id == node_id) {
+            vote.committed = false;
+        }
+    }
+
     pub(super) fn vote(&self) -> Option<Vote> {
         self.vote
     }
