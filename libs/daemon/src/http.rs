@@ -1,9 +1,11 @@
 //! HTTPS: one accept loop for every server of the suite, and the admin endpoints (`/livez /readyz /healthz /metrics`) on top of it.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +21,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
+use crate::gather::{Gathered, Turns};
 use crate::health::Health;
 use crate::tls::ServerTls;
 use crate::{Shutdown, metrics};
@@ -139,8 +142,9 @@ async fn connection<S, F, B>(
         request.extensions_mut().insert(peer.clone());
         service(request)
     });
-    let io = TokioIo::new(stream);
     let outcome = if http2 {
+        let stream = Gathered::new(stream);
+        let mut turns = Turns::new(stream.clone());
         let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -150,16 +154,20 @@ async fn connection<S, F, B>(
             .initial_connection_window_size(4 << 20)
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(20));
-        let connection = std::pin::pin!(builder.serve_connection(io, service));
-        drive(connection, &shutdown, |connection| connection.graceful_shutdown()).await
+        let connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let poll = |connection: Pin<&mut _>, cx: &mut Context<'_>| turns.poll(connection, cx);
+        drive(connection, poll, &shutdown, |connection| connection.graceful_shutdown()).await
     } else {
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder
             .timer(TokioTimer::new())
             .header_read_timeout(limits.handshake)
             .max_buf_size(limits.headers as usize);
-        let connection = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
-        drive(connection, &shutdown, |connection| connection.graceful_shutdown()).await
+        let connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
+        drive(connection, Future::poll, &shutdown, |connection| {
+            connection.graceful_shutdown()
+        })
+        .await
     };
     if let Err(error) = outcome {
         tracing::debug!(%address, %error, "connection ended");
@@ -168,18 +176,16 @@ async fn connection<S, F, B>(
 
 /// Runs a connection to its end; on shutdown asks it once to leave.
 async fn drive<C, E>(
-    mut connection: std::pin::Pin<&mut C>,
+    mut connection: Pin<&mut C>,
+    mut poll: impl FnMut(Pin<&mut C>, &mut Context<'_>) -> Poll<Result<(), E>>,
     shutdown: &Shutdown,
-    leave: impl Fn(std::pin::Pin<&mut C>),
-) -> Result<(), E>
-where
-    C: Future<Output = Result<(), E>>,
-{
+    leave: impl Fn(Pin<&mut C>),
+) -> Result<(), E> {
     tokio::select! {
-        outcome = connection.as_mut() => return outcome,
+        outcome = poll_fn(|cx| poll(connection.as_mut(), cx)) => return outcome,
         () = shutdown.cancelled() => leave(connection.as_mut()),
     }
-    connection.await
+    poll_fn(|cx| poll(connection.as_mut(), cx)).await
 }
 
 /// The endpoints every daemon has beside its work.

@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod config;
+mod gather;
 pub mod health;
 pub mod http;
 pub mod metrics;
