@@ -183,7 +183,7 @@ impl Managers {
             .entries
             .iter()
             .filter(|entry| !entry.is_of(Operation::Apply, applier));
-        let conflicts = others.map(|entry| (entry.described(), entry.fields.intersection(fields)));
+        let conflicts = others.map(|entry| (entry.described(), entry.fields.clone().intersection(fields)));
         let mut conflicts: Vec<_> = conflicts.filter(|(_, fields)| !fields.is_empty()).collect();
         conflicts.sort_by(|(a, _), (b, _)| a.cmp(b));
         conflicts
@@ -193,7 +193,7 @@ impl Managers {
     pub(super) fn give_up(&mut self, fields: &Set, but: Option<Writer<'_>>) {
         for entry in &mut self.entries {
             if !but.is_some_and(|applier| entry.is_of(Operation::Apply, applier)) {
-                entry.fields = entry.fields.difference(fields);
+                entry.fields = std::mem::take(&mut entry.fields).difference(fields);
             }
         }
         self.entries.retain(|entry| !entry.fields.is_empty());

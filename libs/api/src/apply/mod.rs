@@ -12,25 +12,28 @@ use crate::meta::StatusCause;
 use crate::schema::Message;
 use managers::{Managers, Operation};
 use serde_json::{Map, Value, json};
+use std::sync::LazyLock;
 use tree::Node;
 
 /// The manager that gets the fields of an object whose managers were not tracked before its first apply.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 
 /// What nobody manages.
-const UNMANAGED: &[&str] = &[
-    "apiVersion",
-    "kind",
-    "metadata",
-    "metadata.name",
-    "metadata.namespace",
-    "metadata.creationTimestamp",
-    "metadata.selfLink",
-    "metadata.uid",
-    "metadata.generation",
-    "metadata.managedFields",
-    "metadata.resourceVersion",
-];
+static UNMANAGED: LazyLock<Set> = LazyLock::new(|| {
+    Set::of_fields(&[
+        "apiVersion",
+        "kind",
+        "metadata",
+        "metadata.name",
+        "metadata.namespace",
+        "metadata.creationTimestamp",
+        "metadata.selfLink",
+        "metadata.uid",
+        "metadata.generation",
+        "metadata.managedFields",
+        "metadata.resourceVersion",
+    ])
+});
 
 /// Why a configuration cannot be applied.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -91,12 +94,10 @@ pub fn update(
     };
     managers::strip(&mut live);
     let changes = changes(message, &live, new, writer)?;
-    managers.give_up(&changes.added.union(&changes.modified).union(&changes.removed), None);
-    let taken = changes
-        .added
-        .union(&changes.modified)
-        .difference(&Set::of_fields(UNMANAGED));
-    managers.add(Operation::Update, writer, taken);
+    let taken = changes.added.union(&changes.modified);
+    managers.give_up(&taken, None);
+    managers.give_up(&changes.removed, None);
+    managers.add(Operation::Update, writer, taken.difference(&UNMANAGED));
     managers.cap(writer.api_version);
     managers.write(new);
     Ok(())
@@ -127,14 +128,12 @@ pub fn apply(
         managers.add(
             Operation::Update,
             before,
-            all.added.union(&all.modified).difference(&Set::of_fields(UNMANAGED)),
+            all.added.union(&all.modified).difference(&UNMANAGED),
         );
     }
 
     let ignored = Set::of_fields(writer.ignored);
-    let set = tree::field_set(node, config)?
-        .outside(&ignored)
-        .difference(&Set::of_fields(UNMANAGED));
+    let set = tree::field_set(node, config)?.outside(&ignored).difference(&UNMANAGED);
     let last = managers.replace_applied(writer, set);
     let config = tree::remove(node, config, &ignored)?.unwrap_or_default();
     let merged = tree::merge(node, Some(&live), Some(&config))?.unwrap_or_default();
@@ -146,7 +145,8 @@ pub fn apply(
     if !force && !conflicts.is_empty() {
         return Err(conflict(&conflicts));
     }
-    managers.give_up(&taken.union(&changes.removed), Some(writer));
+    managers.give_up(&taken, Some(writer));
+    managers.give_up(&changes.removed, Some(writer));
     if merged != live {
         managers.touch_applied(writer);
     }
@@ -208,7 +208,7 @@ fn prune(node: Node, merged: Value, managers: &Managers, last: &Set) -> Result<V
     let pruned = tree::remove(node, &merged, &last)?;
     // What others (or this configuration) have comes back ...
     let kept = fields(&pruned)?.union(&managers.all().with_parents());
-    let pruned = tree::remove(node, &merged, &all.difference(&kept))?;
+    let pruned = tree::remove(node, &merged, &all.clone().difference(&kept))?;
     // ... and what the applier never had.
     let gone = all.difference(&fields(&pruned)?).intersection(&last);
     Ok(tree::remove(node, &merged, &gone)?.unwrap_or_else(|| Value::Object(Map::new())))

@@ -136,33 +136,40 @@ pub(super) struct Comparison {
 }
 
 pub(super) fn compare(node: Node, old: &Value, new: &Value) -> Result<Comparison, Error> {
-    let mut found = Comparison::default();
-    compare_at(node, Some(old), Some(new), &mut Vec::new(), &mut found)?;
-    Ok(found)
+    let found = compare_at(node, Some(old), Some(new))?;
+    Ok(Comparison {
+        added: found.added.children,
+        modified: found.modified.children,
+        removed: found.removed.children,
+    })
 }
 
-fn compare_at(
-    node: Node,
-    old: Option<&Value>,
-    new: Option<&Value>,
-    path: &mut Vec<String>,
-    found: &mut Comparison,
-) -> Result<(), Error> {
+/// What differs at and below one place.
+#[derive(Default)]
+struct Differences {
+    added: set::Node,
+    modified: set::Node,
+    removed: set::Node,
+}
+
+fn compare_at(node: Node, old: Option<&Value>, new: Option<&Value>) -> Result<Differences, Error> {
+    let mut found = Differences::default();
+    if old == new {
+        return Ok(found);
+    }
     let children = children(node, old, new)?;
-    if let Some(children) = &children {
-        for (step, node, old, new) in children {
-            path.push(step.clone());
-            compare_at(*node, *old, *new, path, found)?;
-            path.pop();
-        }
-    }
     match (old, new) {
-        (None, Some(_)) => found.added.insert(path),
-        (Some(_), None) => found.removed.insert(path),
-        (Some(old), Some(new)) if children.is_none() && old != new => found.modified.insert(path),
-        _ => {}
+        (None, _) => found.added.member = true,
+        (_, None) => found.removed.member = true,
+        _ => found.modified.member = children.is_none(),
     }
-    Ok(())
+    for (step, node, old, new) in children.into_iter().flatten() {
+        let below = compare_at(node, old, new)?;
+        found.added.children.put(&step, below.added);
+        found.modified.children.put(&step, below.modified);
+        found.removed.children.put(&step, below.removed);
+    }
+    Ok(found)
 }
 
 type Pair<'v> = (String, Node, Option<&'v Value>, Option<&'v Value>);
@@ -170,35 +177,53 @@ type Pair<'v> = (String, Node, Option<&'v Value>, Option<&'v Value>);
 /// The children of either value by their steps, those of the old one first; `None` if the place is a leaf. Two empty values are a leaf, so
 /// that empty and absent stay apart.
 fn children<'v>(node: Node, old: Option<&'v Value>, new: Option<&'v Value>) -> Result<Option<Vec<Pair<'v>>>, Error> {
-    let steps = |value: Option<&'v Value>| -> Result<Option<Vec<(String, Node, &'v Value)>>, Error> {
-        Ok(match (node, value) {
-            (Node::Struct(_) | Node::Map(_), Some(Value::Object(children))) => Some(
-                children
-                    .iter()
-                    .map(|(key, value)| (set::field(key), node.child(key), value))
-                    .collect(),
-            ),
-            (Node::Set | Node::Keyed(..), Some(Value::Array(list))) => Some(items(node, list)?),
-            (Node::Struct(_) | Node::Map(_) | Node::Set | Node::Keyed(..), None | Some(Value::Null)) => Some(vec![]),
-            _ => None,
-        })
+    let pairs = match node {
+        Node::Leaf => None,
+        Node::Struct(_) | Node::Map(_) => member_pairs(node, old, new),
+        Node::Set | Node::Keyed(..) => item_pairs(node, old, new)?,
+    };
+    Ok(pairs.filter(|pairs| !pairs.is_empty()))
+}
+
+fn member_pairs<'v>(node: Node, old: Option<&'v Value>, new: Option<&'v Value>) -> Option<Vec<Pair<'v>>> {
+    let members = |value: Option<&'v Value>| match value {
+        None | Some(Value::Null) => Some(None),
+        Some(Value::Object(members)) => Some(Some(members)),
+        Some(_) => None,
+    };
+    let (old, new) = (members(old)?, members(new)?);
+    let kept = old.into_iter().flatten().map(|(key, value)| {
+        let after = new.and_then(|new| new.get(key));
+        (set::field(key), node.child(key), Some(value), after)
+    });
+    let is_new = |key: &str| old.is_none_or(|old| !old.contains_key(key));
+    let added = new.into_iter().flatten().filter(|(key, _)| is_new(key));
+    Some(
+        kept.chain(added.map(|(key, value)| (set::field(key), node.child(key), None, Some(value))))
+            .collect(),
+    )
+}
+
+/// Of several items with one step the first counts.
+fn item_pairs<'v>(node: Node, old: Option<&'v Value>, new: Option<&'v Value>) -> Result<Option<Vec<Pair<'v>>>, Error> {
+    let steps = |value: Option<&'v Value>| match value {
+        None | Some(Value::Null) => Ok(Some(Vec::new())),
+        Some(Value::Array(list)) => items(node, list).map(Some),
+        Some(_) => Ok(None),
     };
     let (Some(old), Some(new)) = (steps(old)?, steps(new)?) else {
         return Ok(None);
     };
-    if old.is_empty() && new.is_empty() {
-        return Ok(None);
-    }
     let places: BTreeMap<&str, &'v Value> = new.iter().rev().map(|(step, _, value)| (&**step, *value)).collect();
     let mut seen = BTreeSet::new();
     let mut pairs: Vec<Pair<'v>> = Vec::with_capacity(old.len() + new.len());
     for (step, node, value) in &old {
-        if seen.insert(step.clone()) {
+        if seen.insert(&**step) {
             pairs.push((step.clone(), *node, Some(value), places.get(&**step).copied()));
         }
     }
     for (step, node, value) in &new {
-        if seen.insert(step.clone()) {
+        if seen.insert(&**step) {
             pairs.push((step.clone(), *node, None, Some(value)));
         }
     }
