@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::node::{Graph, Node};
 use super::rbac::{Index, Rbac};
+use crate::registry::wire;
 use crate::store::{Change, Entry, ListQuery, ReadAt, Revision, Store, StoreError, Watcher};
 
 /// Pause before a list that failed is tried again.
@@ -17,6 +18,11 @@ const RBAC: &str = "rbac.authorization.k8s.io/";
 const PODS: &str = "core/pods/";
 const CLAIMS: &str = "core/persistentvolumeclaims/";
 
+/// `spec` of pods and claims.
+const SPEC: u32 = 2;
+/// `spec.nodeName` of pods.
+const NODE_NAME: u32 = 10;
+
 /// One change of one object: group, resource, namespace, name and what is there now.
 struct Update<'a> {
     resource: &'a str,
@@ -25,11 +31,25 @@ struct Update<'a> {
     object: Option<Value>,
 }
 
+/// True for a change of a pod or claim that leaves alone what the graph is made of, as most do.
+fn is_irrelevant(change: &Change) -> bool {
+    let (Some(previous), Some(current)) = (change.previous(), change.current()) else {
+        return false;
+    };
+    !change.key().starts_with(RBAC) && wire::bytes(&previous.value, SPEC) == wire::bytes(&current.value, SPEC)
+}
+
+fn has_node(pod: &[u8]) -> bool {
+    wire::bytes(pod, SPEC).is_some_and(|spec| !wire::text(spec, NODE_NAME).is_empty())
+}
+
 impl<'a> Update<'a> {
     fn read(key: &'a str, entry: Option<&Entry>) -> Option<Update<'a>> {
         let mut parts = key.splitn(4, '/');
         let (group, resource, namespace, name) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
         let info = api::resources::find(if group == "core" { "" } else { group }, "v1", resource)?;
+        // The graph has no pod that is not on a node.
+        let entry = entry.filter(|entry| resource != "pods" || has_node(&entry.value));
         let object = match entry {
             Some(entry) => Some(
                 api::codec::proto_to_value(info.message, &entry.value)
@@ -115,6 +135,9 @@ async fn follow(mut watcher: Watcher, shutdown: &Shutdown, apply: impl Fn(Update
         };
         let Some(Ok(events)) = batch else { return };
         for event in events {
+            if is_irrelevant(&event.change) {
+                continue;
+            }
             let current = match &event.change {
                 Change::Put { entry, .. } => Some(&**entry),
                 Change::Delete { .. } => None,
@@ -172,5 +195,45 @@ fn take_in(graph: &mut Graph, update: &Update<'_>) {
     match update.resource {
         "pods" => graph.pod(update.namespace, update.name, update.object.as_ref()),
         _ => graph.claim(update.namespace, update.name, update.object.as_ref()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_pods_on_nodes_are_read() {
+        let info = api::resources::find("", "v1", "pods").expect("pods");
+        let read = |pod: Value| {
+            let message = api::codec::value_to_proto(info.message, &pod).expect("a pod");
+            let entry = Entry::new("core/pods/a/p".into(), 1, 1, message.into(), None);
+            Update::read("core/pods/a/p", Some(&entry))
+                .expect("an update")
+                .object
+                .is_some()
+        };
+        assert!(!read(
+            json!({"metadata": {"name": "p"}, "spec": {"serviceAccountName": "default"}})
+        ));
+        assert!(read(json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n"}})));
+    }
+
+    #[test]
+    fn a_status_changes_nothing_for_the_graph() {
+        let info = api::resources::find("", "v1", "pods").expect("pods");
+        let entry = |pod: Value| {
+            let message = api::codec::value_to_proto(info.message, &pod).expect("a pod");
+            Arc::new(Entry::new("core/pods/a/p".into(), 1, 1, message.into(), None))
+        };
+        let change = |old: Value, new: Value| Change::Put {
+            entry: entry(new),
+            previous: Some(entry(old)),
+        };
+        let pod = |node: &str, phase: &str| json!({"spec": {"nodeName": node}, "status": {"phase": phase}});
+        assert!(is_irrelevant(&change(pod("n", "Pending"), pod("n", "Running"))));
+        assert!(!is_irrelevant(&change(pod("", "Pending"), pod("n", "Pending"))));
     }
 }
