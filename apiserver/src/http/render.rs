@@ -15,11 +15,23 @@ use crate::registry::table::{self, IncludeObject};
 use crate::registry::wire;
 use crate::store::Entry;
 
-/// A stored object as an answer.
+/// A stored object as the answer to a read.
 ///
 /// # Errors
 /// When the stored bytes are not the kind's message.
-pub fn object(
+pub fn object(kind: &Kind, entry: &Entry, format: Format, include: IncludeObject) -> Result<Response, Error> {
+    if format.form == Form::Object && format.encoding != Encoding::Protobuf && kind.is_storage_version() {
+        // Kept for those who read it next.
+        kind.json(entry)?;
+    }
+    written(kind, entry, format, include, StatusCode::OK)
+}
+
+/// A stored object as the answer to a write.
+///
+/// # Errors
+/// When the stored bytes are not the kind's message.
+pub fn written(
     kind: &Kind,
     entry: &Entry,
     format: Format,
@@ -29,7 +41,7 @@ pub fn object(
     let body = match format.form {
         Form::Object => match format.encoding {
             Encoding::Protobuf => Bytes::from(codec::wrap(&kind.api_version(), kind.info.kind, &kind.proto(entry)?)),
-            _ => kind.json(entry)?,
+            _ => kind.json_once(entry)?,
         },
         Form::Metadata(api_version) => metadata(entry, api_version, format.encoding)?,
         Form::Table(api_version) => {

@@ -131,7 +131,7 @@ impl Call {
             .get(&self.access, self.query().get("resourceVersion"))
             .await?;
         let include = negotiate::include_object(self.query().get("includeObject"))?;
-        render::object(self.kind(), &entry, self.format, include, StatusCode::OK)
+        render::object(self.kind(), &entry, self.format, include)
     }
 
     async fn list(&self, state: &State) -> Result<Response, Error> {
@@ -281,7 +281,7 @@ impl Call {
         };
         let include = negotiate::include_object(self.query().get("includeObject"))?;
         warnings.extend(written.warnings);
-        let response = render::object(self.kind(), &written.entry, self.format, include, status)?;
+        let response = render::written(self.kind(), &written.entry, self.format, include, status)?;
         Ok(with_warnings(response, &warnings))
     }
 
@@ -296,7 +296,7 @@ impl Call {
             render::success(details, self.format, StatusCode::OK)?
         } else {
             let include = negotiate::include_object(self.query().get("includeObject"))?;
-            render::object(self.kind(), &entry, self.format, include, StatusCode::OK)?
+            render::written(self.kind(), &entry, self.format, include, StatusCode::OK)?
         };
         Ok(with_warnings(response, &warnings))
     }

@@ -68,17 +68,19 @@ impl Registry {
         let mut access = access.clone();
         let mut object = convert::to_storage(access.kind, object);
         place(&mut access, &mut object)?;
-        let generated = meta::text(&object, "name").is_empty() && !meta::text(&object, "generateName").is_empty();
+        if !meta::text(&object, "name").is_empty() || meta::text(&object, "generateName").is_empty() {
+            access.attributes.name = meta::text(&object, "name").to_owned();
+            return self.create_named(&access, object, options).await;
+        }
         let mut attempt = 0;
         loop {
             attempt += 1;
-            if generated {
-                let name = meta::generate_name(meta::text(&object, "generateName"));
-                meta::of(&mut object).insert("name".into(), name.into());
-            }
-            access.attributes.name = meta::text(&object, "name").to_owned();
-            match self.create_named(&access, object.clone(), options).await {
-                Err(error) if generated && error.is_already_exists() && attempt < NAME_ATTEMPTS => continue,
+            let mut object = object.clone();
+            let name = meta::generate_name(meta::text(&object, "generateName"));
+            access.attributes.name.clone_from(&name);
+            meta::of(&mut object).insert("name".into(), name.into());
+            match self.create_named(&access, object, options).await {
+                Err(error) if error.is_already_exists() && attempt < NAME_ATTEMPTS => continue,
                 outcome => return outcome,
             }
         }

@@ -275,15 +275,28 @@ impl Kind {
     /// # Errors
     /// When the stored bytes are not the kind's message.
     pub fn json(&self, entry: &Entry) -> Result<Bytes, Error> {
+        let json = self.json_once(entry)?;
+        Ok(if self.is_storage_version() {
+            // It stays as long as the entry, so without the spare room.
+            entry.json(|| Vec::from(json).into_boxed_slice().into()).clone()
+        } else {
+            json
+        })
+    }
+
+    /// The same for the answer to a write: whether anybody else will read it is not known, so it is not kept.
+    ///
+    /// # Errors
+    /// When the stored bytes are not the kind's message.
+    pub fn json_once(&self, entry: &Entry) -> Result<Bytes, Error> {
         if !self.is_storage_version() {
             let value = convert::from_storage(self, self.stored_value(entry)?);
             return serde_json::to_vec(&value).map(Bytes::from).map_err(Error::internal);
         }
-        if let Some(json) = entry.cached_json() {
-            return Ok(json.clone());
+        match entry.cached_json() {
+            Some(json) => Ok(json.clone()),
+            None => self.text(&entry.value),
         }
-        let json = self.text(&entry.value)?;
-        Ok(entry.json(|| json).clone())
     }
 
     /// A message in the storage version as JSON text.
