@@ -14,7 +14,7 @@ use integration_tests::{Cluster, poll};
 #[test]
 fn a_cluster_serves_kubectl() {
     let cluster = Cluster::start(1, 1);
-    let phases: [(&str, fn(&Cluster)); 12] = [
+    let phases: [(&str, fn(&Cluster)); 13] = [
         ("discovery and versions", inspect::discovery),
         ("a node as people see it", inspect::node),
         ("output formats and selectors", inspect::formats),
@@ -30,6 +30,7 @@ fn a_cluster_serves_kubectl() {
         ("logs, exec, cp, port-forward", streams::streams),
         ("who may", access::access),
         ("restarts disturb nothing", restarts::daemons),
+        ("a node is drained, within disruption budgets", workloads::drain),
     ];
     // A phase that fails does not hide what the later ones have to say.
     let failed: Vec<&str> = phases

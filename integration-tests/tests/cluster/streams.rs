@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::process::Stdio;
 
 use integration_tests::{Cluster, poll};
 
@@ -52,7 +53,31 @@ pub fn streams(cluster: &Cluster) {
         "the copy is the same"
     );
 
-    port_forward(cluster, &n);
+    for websockets in ["true", "false"] {
+        port_forward(cluster, &n, websockets);
+    }
+    spdy(cluster, &n);
+}
+
+/// What kubectl before 1.31 and most client libraries in Go speak.
+fn spdy(cluster: &Cluster, n: &str) {
+    let mut command = cluster
+        .kubectl()
+        .command(&format!("exec -i p -n {n} -c web -- sh -c 'cat; echo err >&2; exit 3'"));
+    command
+        .env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false")
+        .stdin(Stdio::piped());
+    let mut child = command.spawn().expect("start kubectl");
+    child
+        .stdin
+        .take()
+        .expect("its input")
+        .write_all(b"over SPDY")
+        .expect("write");
+    let output = child.wait_with_output().expect("wait for kubectl");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "over SPDY");
+    assert_eq!(output.status.code(), Some(3));
+    has(&String::from_utf8_lossy(&output.stderr), &["err\n"]);
 }
 
 fn shell(command: &std::process::Command) -> String {
@@ -87,8 +112,10 @@ fn logs(cluster: &Cluster, n: &str) {
     );
 }
 
-fn port_forward(cluster: &Cluster, n: &str) {
-    let mut forward = cluster.kubectl().start(&format!("port-forward pod/p -n {n} :8080"));
+fn port_forward(cluster: &Cluster, n: &str, websockets: &str) {
+    let mut command = cluster.kubectl().command(&format!("port-forward pod/p -n {n} :8080"));
+    command.env("KUBECTL_PORT_FORWARD_WEBSOCKETS", websockets);
+    let mut forward = command.spawn().expect("start kubectl");
     let mut line = String::new();
     let mut output = BufReader::new(forward.stdout.take().expect("its output"));
     output.read_line(&mut line).expect("a line");

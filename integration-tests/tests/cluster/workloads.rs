@@ -286,3 +286,36 @@ pub fn services(cluster: &Cluster) {
         answer.err.contains("refused").then_some(()).ok_or(answer.err)
     });
 }
+
+pub fn drain(cluster: &Cluster) {
+    let kubectl = cluster.kubectl();
+    let n = namespace(cluster, "drain");
+    let k = |line: &str| kubectl.run(&format!("{line} -n {n}"));
+    k("create deployment web --image=keelson.dev/web:1");
+    k("rollout status deployment/web --timeout=90s");
+    k("create poddisruptionbudget web --selector=app=web --min-available=1");
+    poll("the budget is counted", || {
+        let healthy = k("get poddisruptionbudget web -o jsonpath={.status.currentHealthy}");
+        (healthy == "1").then_some(()).ok_or(healthy)
+    });
+    let drain = "drain node-1 --force --ignore-daemonsets --delete-emptydir-data --grace-period=1";
+    let refused = kubectl.fail(&format!("{drain} --timeout=4s"));
+    has(
+        &refused,
+        &["Cannot evict pod as it would violate the pod's disruption budget"],
+    );
+    k("delete poddisruptionbudget web");
+    has(
+        &kubectl.run(&format!("{drain} --timeout=90s")),
+        &["node/node-1 drained"],
+    );
+    poll("the new pod waits for a node", || {
+        let phase = k("get pods -o jsonpath={.items[*].status.phase}");
+        (phase == "Pending").then_some(()).ok_or(phase)
+    });
+    kubectl.run("uncordon node-1");
+    has(
+        &k("rollout status deployment/web --timeout=90s"),
+        &["successfully rolled out"],
+    );
+}
