@@ -28,6 +28,8 @@ pub async fn import(socket: &Path, archive: &Path, snapshotter: &str) -> Result<
             snapshotter,
         ])
         .arg(archive)
+        // Nobody waits for it once another step has failed.
+        .kill_on_drop(true)
         .output()
         .await
         .context("start ctr; install the package containerd")?;
