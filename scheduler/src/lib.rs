@@ -111,12 +111,10 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> a
         Some(mut election) => {
             let led = shutdown.run_until(election.acquired()).await == Some(true);
             if led {
-                let leading = election.leading();
                 tokio::select! {
                     () = work.schedule(&mut heard, &shutdown) => {}
                     () = election.lost() => {}
                 }
-                drop(leading);
             }
             let lost = led && !shutdown.is_requested();
             if !lost {
@@ -130,22 +128,14 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> a
     admin.await.context("serve health and metrics")?
 }
 
-fn tell<T: Send + Sync + 'static>(
+fn tell<T: Clone + Send + Sync + 'static>(
     inputs: &mpsc::UnboundedSender<Input>,
     wrap: fn(Event<T>) -> Input,
 ) -> impl Fn(&Event<T>) + Send + Sync + 'static {
     let inputs = inputs.clone();
     move |event| {
-        let event = match event {
-            Event::Added(object) => Event::Added(object.clone()),
-            Event::Updated { old, new } => Event::Updated {
-                old: old.clone(),
-                new: new.clone(),
-            },
-            Event::Deleted(object) => Event::Deleted(object.clone()),
-        };
         // Only a scheduler that has stopped hears nothing.
-        let _ = inputs.send(wrap(event));
+        let _ = inputs.send(wrap(event.clone()));
     }
 }
 
