@@ -52,11 +52,6 @@ pub struct Leadership {
 }
 
 impl Leadership {
-    /// Whether we lead, to follow.
-    pub fn leading(&self) -> watch::Receiver<bool> {
-        self.leading.clone()
-    }
-
     /// Completes when we lead; `false` when we were told to stop before that.
     pub async fn acquired(&mut self) -> bool {
         self.leading.wait_for(|leading| *leading).await.is_ok()
