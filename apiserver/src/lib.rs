@@ -111,6 +111,7 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
     start(&state, &config, &authorizers, raft.as_deref(), &shutdown).await;
     tokio::select! {
         ended = &mut serving => return ended.context("serve")?.context("serve"),
+        why = failed(raft.as_deref()) => anyhow::bail!("the store has stopped: {why}"),
         () = shutdown.cancelled() => state.health.drain(),
     }
     serving.await.context("serve")??;
@@ -162,6 +163,14 @@ async fn start(
         shutdown.child(),
     ));
     tokio::spawn(count_objects(state.clone(), shutdown.clone()));
+}
+
+/// Waits for the store to stop by itself.
+async fn failed(raft: Option<&RaftStore>) -> String {
+    match raft {
+        Some(raft) => raft.failed().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn health(raft: Option<Arc<RaftStore>>, started: Arc<AtomicBool>) -> Health {

@@ -70,12 +70,13 @@ impl Machine {
             .send_if_modified(|r| std::mem::replace(r, revision) != revision);
     }
 
-    /// Replaces the whole state, as when a snapshot is installed. Watchers end: what they missed is not known one by one.
+    /// Replaces the whole state, as when a snapshot is installed. Watchers are told that they lag.
     pub(super) fn reset(&self, revision: Revision, entries: Vec<Arc<Entry>>) {
         let mut guard = self.inner.write();
         guard.state.reset(revision, entries);
-        std::mem::take(&mut guard.hub).close();
+        let hub = std::mem::take(&mut guard.hub);
         drop(guard);
+        hub.cut();
         self.announce(revision);
     }
 

@@ -76,6 +76,14 @@ impl Hub {
         }
     }
 
+    /// Ends every watch as lagging: the state was replaced, and what lies between is not known one by one.
+    pub(super) fn cut(self) {
+        for channel in self.channels.into_values() {
+            channel.buffer.lock().cut();
+            channel.wake();
+        }
+    }
+
     /// Ends every watch, also those to come: watchers read what is left and then get `None`.
     pub(super) fn close(&mut self) {
         self.closed = true;
@@ -118,6 +126,13 @@ impl Buffer {
             self.bytes -= size(&event);
             self.first += 1;
         }
+    }
+
+    /// Moves past every cursor.
+    fn cut(&mut self) {
+        self.first = self.end() + 1;
+        self.events.clear();
+        self.bytes = 0;
     }
 
     /// Drops what every watcher has read.
@@ -210,7 +225,8 @@ impl Watcher {
         }
     }
 
-    /// The next events, never an empty batch. `None` when the store stops or its state is replaced by the leader's snapshot; after [`StoreError::WatchLagged`] nothing more comes.
+    /// The next events, never an empty batch. `None` when the store stops. After [`StoreError::WatchLagged`], which a state replaced by the leader's
+    /// snapshot causes too, nothing more comes.
     /// Dropping the future loses no event.
     pub async fn next(&mut self) -> Option<Result<Vec<Arc<WatchEvent>>, StoreError>> {
         loop {
@@ -280,5 +296,23 @@ impl Drop for Watcher {
     fn drop(&mut self) {
         let (prefix, cursor) = (&self.prefix, &self.cursor);
         self.machine.with_hub(|hub| hub.unsubscribe(prefix, cursor));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Window;
+
+    #[tokio::test]
+    async fn a_replaced_state_ends_watches_as_lagging() {
+        let machine = Machine::new(Window::default(), |value, _| value.to_vec());
+        let mut before = machine.watch("core/pods/", 0).unwrap();
+        machine.reset(7, Vec::new());
+        assert!(matches!(before.next().await, Some(Err(StoreError::WatchLagged))));
+        assert!(before.next().await.is_none());
+        let mut after = machine.watch("core/pods/", 7).unwrap();
+        assert!(after.try_next().is_none());
+        assert_eq!(after.progress(), 7);
     }
 }

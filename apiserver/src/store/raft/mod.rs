@@ -265,6 +265,17 @@ impl RaftStore {
         }
     }
 
+    /// Waits until Raft has stopped by itself, as it does when the disk fails, and says why. Nothing but a new start helps then.
+    pub async fn failed(&self) -> String {
+        let mut metrics = self.node.raft.metrics();
+        // A sender that is gone has stopped too.
+        let stopped = metrics.wait_for(|m| m.running_state.is_err()).await;
+        match stopped.map(|m| m.running_state.clone()) {
+            Ok(Err(fatal)) => fatal.to_string(),
+            _ => "raft is gone".into(),
+        }
+    }
+
     /// Whether this member leads.
     pub fn is_leader(&self) -> bool {
         self.node.leader() == Leader::Here
