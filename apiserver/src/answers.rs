@@ -28,11 +28,11 @@ impl Reviewer for Answers {
     async fn review(
         &self,
         user: &UserInfo,
-        resource: &'static ResourceInfo,
+        resource: &ResourceInfo,
         namespace: &str,
         object: Value,
     ) -> Result<Value, Error> {
-        match resource.resource {
+        match &*resource.resource {
             "tokenreviews" => identity::token(&self.tokens, &self.static_tokens, object).await,
             "selfsubjectreviews" => Ok(identity::self_subject(user, object)),
             other => {

@@ -5,6 +5,7 @@
 pub mod admission;
 pub mod allocators;
 mod answers;
+pub mod apiextensions;
 pub mod authn;
 pub mod authz;
 mod bootstrap;
@@ -264,7 +265,9 @@ async fn count_objects(state: Arc<http::State>, shutdown: Shutdown) {
             .metrics
             .revision
             .set(i64::try_from(store.revision()).unwrap_or(i64::MAX));
-        for kind in registry::kinds()
+        for kind in state
+            .registry
+            .kinds()
             .iter()
             .filter(|kind| kind.is_storage_version() && !kind.is_review())
         {

@@ -1,9 +1,12 @@
-//! What is served, for clients that ask: legacy and aggregated discovery, the version. Made from the table of resources, never from a list of its own.
+//! What is served, for clients that ask: legacy and aggregated discovery, the version. Made from the kinds that the registry serves, never from a list of its own.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 
-use api::resources::{self, ResourceInfo, Subresource};
+use api::resources::{ResourceInfo, Subresource};
 use serde_json::{Value, json};
+
+use crate::registry::Kind;
 
 pub mod openapi;
 
@@ -58,13 +61,13 @@ pub fn version() -> Value {
 }
 
 /// Named groups with their versions, the preferred one first.
-fn group_versions() -> Vec<(&'static str, Vec<&'static str>)> {
+fn group_versions(kinds: &[Arc<Kind>]) -> Vec<(&str, Vec<&str>)> {
     let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
-    for info in resources::all() {
+    for info in kinds.iter().map(|kind| &kind.info) {
         match groups.iter_mut().find(|(group, _)| *group == info.group) {
-            Some((_, versions)) if versions.contains(&info.version) => {}
-            Some((_, versions)) => versions.push(info.version),
-            None => groups.push((info.group, vec![info.version])),
+            Some((_, versions)) if versions.contains(&&*info.version) => {}
+            Some((_, versions)) => versions.push(&info.version),
+            None => groups.push((&info.group, vec![&info.version])),
         }
     }
     for (_, versions) in &mut groups {
@@ -92,8 +95,8 @@ pub fn core_versions(address: &str) -> Value {
 }
 
 /// `/apis`.
-pub fn groups() -> Value {
-    let groups: Vec<Value> = group_versions()
+pub fn groups(kinds: &[Arc<Kind>]) -> Value {
+    let groups: Vec<Value> = group_versions(kinds)
         .into_iter()
         .filter(|(group, _)| !group.is_empty())
         .map(|(group, versions)| group_value(group, &versions))
@@ -102,8 +105,8 @@ pub fn groups() -> Value {
 }
 
 /// `/apis/<group>`.
-pub fn group(name: &str) -> Option<Value> {
-    let (group, versions) = group_versions()
+pub fn group(kinds: &[Arc<Kind>], name: &str) -> Option<Value> {
+    let (group, versions) = group_versions(kinds)
         .into_iter()
         .find(|(group, _)| *group == name && !group.is_empty())?;
     let mut value = group_value(group, &versions);
@@ -119,17 +122,19 @@ fn group_value(group: &str, versions: &[&str]) -> Value {
 }
 
 /// `/api/v1` and `/apis/<group>/<version>`.
-pub fn resources(group: &str, version: &str) -> Option<Value> {
+pub fn resources(kinds: &[Arc<Kind>], group: &str, version: &str) -> Option<Value> {
     let mut list = Vec::new();
-    for info in resources::all()
-        .iter()
-        .filter(|info| info.group == group && info.version == version)
-    {
+    for info in of_version(kinds, group, version) {
         list.push(resource(info));
         list.extend(info.subresources.iter().map(|sub| subresource(info, sub)));
     }
     let served = !list.is_empty();
     served.then(|| json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": api::join_api_version(group, version), "resources": list}))
+}
+
+fn of_version<'a>(kinds: &'a [Arc<Kind>], group: &str, version: &str) -> impl Iterator<Item = &'a ResourceInfo> {
+    let infos = kinds.iter().map(|kind| &*kind.info);
+    infos.filter(move |info| info.group == group && info.version == version)
 }
 
 fn resource(info: &ResourceInfo) -> Value {
@@ -147,24 +152,24 @@ fn subresource(info: &ResourceInfo, sub: &Subresource) -> Value {
     let name = format!("{}/{}", info.resource, sub.name);
     let mut value =
         json!({"name": name, "singularName": "", "namespaced": info.namespaced, "kind": sub.kind, "verbs": sub.verbs});
-    if (sub.group, sub.version) != (info.group, info.version) {
+    if (&sub.group, &sub.version) != (&info.group, &info.version) {
         if !sub.group.is_empty() {
-            value["group"] = sub.group.into();
+            value["group"] = json!(sub.group);
         }
-        value["version"] = sub.version.into();
+        value["version"] = json!(sub.version);
     }
     value
 }
 
 /// `/api` and `/apis` in one answer each.
-pub fn aggregated(core: bool, form: Aggregated) -> Value {
-    let items: Vec<Value> = group_versions()
+pub fn aggregated(kinds: &[Arc<Kind>], core: bool, form: Aggregated) -> Value {
+    let items: Vec<Value> = group_versions(kinds)
         .into_iter()
         .filter(|(group, _)| group.is_empty() == core)
         .map(|(group, versions)| {
             let versions: Vec<Value> = versions
                 .into_iter()
-                .map(|version| aggregated_version(group, version))
+                .map(|version| aggregated_version(kinds, group, version))
                 .collect();
             json!({"metadata": {"name": group, "creationTimestamp": null}, "versions": versions})
         })
@@ -172,11 +177,8 @@ pub fn aggregated(core: bool, form: Aggregated) -> Value {
     json!({"kind": "APIGroupDiscoveryList", "apiVersion": form.api_version(), "metadata": {}, "items": items})
 }
 
-fn aggregated_version(group: &str, version: &str) -> Value {
-    let of_version = resources::all()
-        .iter()
-        .filter(|info| info.group == group && info.version == version);
-    let list: Vec<Value> = of_version.map(aggregated_resource).collect();
+fn aggregated_version(kinds: &[Arc<Kind>], group: &str, version: &str) -> Value {
+    let list: Vec<Value> = of_version(kinds, group, version).map(aggregated_resource).collect();
     json!({"version": version, "freshness": "Current", "resources": list})
 }
 
@@ -203,7 +205,7 @@ fn aggregated_resource(info: &ResourceInfo) -> Value {
 }
 
 /// `/`.
-pub fn root_paths() -> Vec<String> {
+pub fn root_paths(kinds: &[Arc<Kind>]) -> Vec<String> {
     let mut paths: Vec<String> = [
         "/api",
         "/api/v1",
@@ -217,7 +219,7 @@ pub fn root_paths() -> Vec<String> {
     ]
     .map(str::to_owned)
     .into();
-    for (group, versions) in group_versions() {
+    for (group, versions) in group_versions(kinds) {
         if !group.is_empty() {
             paths.push(format!("/apis/{group}"));
             paths.extend(versions.into_iter().map(|version| format!("/apis/{group}/{version}")));
@@ -247,7 +249,7 @@ mod tests {
 
     #[test]
     fn pods_have_their_subresources() {
-        let list = resources("", "v1").unwrap();
+        let list = resources(crate::registry::kinds(), "", "v1").unwrap();
         let names: Vec<&str> = list["resources"]
             .as_array()
             .unwrap()
@@ -265,6 +267,6 @@ mod tests {
         ] {
             assert!(names.contains(&name), "{name}");
         }
-        assert!(resources("", "v2").is_none());
+        assert!(resources(crate::registry::kinds(), "", "v2").is_none());
     }
 }

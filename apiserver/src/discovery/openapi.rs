@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 pub fn root() -> Value {
     let mut paths = Map::new();
     for info in resources::all() {
-        let path = prefix(info.group, info.version);
+        let path = prefix(&info.group, &info.version);
         let hash = concat!("keelson-", env!("CARGO_PKG_VERSION"));
         paths.insert(
             path.clone(),
@@ -74,7 +74,7 @@ impl Document {
     fn resource(&mut self, info: &ResourceInfo) {
         let reference = self.reference(info.message);
         self.mark_kind(&reference, info);
-        let base = format!("/{}", prefix(info.group, info.version));
+        let base = format!("/{}", prefix(&info.group, &info.version));
         let collection = if info.namespaced {
             format!("{base}/namespaces/{{namespace}}/{}", info.resource)
         } else {
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn every_reference_leads_somewhere() {
         for info in resources::all() {
-            let text = document(info.group, info.version).unwrap();
+            let text = document(&info.group, &info.version).unwrap();
             let document: Value = serde_json::from_slice(&text).unwrap();
             let schemas = document["components"]["schemas"].as_object().unwrap();
             for part in std::str::from_utf8(&text)

@@ -30,7 +30,7 @@ const GZIP_FROM: usize = 128 << 10;
 /// # Errors
 /// When a stored object cannot be encoded.
 pub fn list(
-    kind: &'static Kind,
+    kind: Arc<Kind>,
     page: Page,
     format: Format,
     include: IncludeObject,
@@ -104,7 +104,7 @@ impl<I: Iterator<Item = Result<Bytes, BodyError>>> Iterator for Gzip<I> {
 
 /// Makes the text or bytes of a list.
 struct Maker {
-    kind: &'static Kind,
+    kind: Arc<Kind>,
     entries: IntoIter<Arc<Entry>>,
     format: Format,
     include: IncludeObject,
@@ -116,7 +116,7 @@ struct Maker {
 }
 
 impl Maker {
-    fn new(kind: &'static Kind, page: Page, format: Format, include: IncludeObject) -> Result<Self, Error> {
+    fn new(kind: Arc<Kind>, page: Page, format: Format, include: IncludeObject) -> Result<Self, Error> {
         let mut metadata = json!({"resourceVersion": page.revision.to_string()});
         if !page.continue_.is_empty() {
             metadata["continue"] = page.continue_.into();
@@ -125,8 +125,8 @@ impl Maker {
             metadata["remainingItemCount"] = remaining.into();
         }
         let (head, tail): (Vec<u8>, &'static [u8]) = match format.encoding {
-            Encoding::Protobuf => (proto_head(kind, format.form, &page.entries, &metadata)?, b""),
-            _ => (json_head(kind, format.form, &metadata), b"]}"),
+            Encoding::Protobuf => (proto_head(&kind, format.form, &page.entries, &metadata)?, b""),
+            _ => (json_head(&kind, format.form, &metadata), b"]}"),
         };
         let entries = page.entries.into_iter();
         Ok(Self {
@@ -144,7 +144,7 @@ impl Maker {
 
     fn put(&mut self, entry: &Entry, out: &mut Vec<u8>) -> Result<(), Error> {
         if self.format.encoding == Encoding::Protobuf {
-            wire::put_bytes(out, 2, &proto_item(self.kind, self.format.form, entry)?);
+            wire::put_bytes(out, 2, &proto_item(&self.kind, self.format.form, entry)?);
             return Ok(());
         }
         if !std::mem::take(&mut self.first) {
@@ -156,7 +156,7 @@ impl Maker {
                 out.extend_from_slice(&render::metadata(entry, api_version, Encoding::Json)?)
             }
             Form::Table(api_version) => {
-                let row = render::row(self.kind, entry, self.include, api_version, self.now)?;
+                let row = render::row(&self.kind, entry, self.include, api_version, self.now)?;
                 serde_json::to_writer(out, &row).map_err(Error::internal)?;
             }
         }
@@ -190,7 +190,7 @@ impl Iterator for Maker {
 
 fn json_head(kind: &Kind, form: Form, metadata: &Value) -> Vec<u8> {
     match form {
-        Form::Object => format!(r#"{{"kind":"{}List","apiVersion":"{}","metadata":{metadata},"items":["#, kind.info.kind, kind.api_version()),
+        Form::Object => format!(r#"{{"kind":"{}","apiVersion":"{}","metadata":{metadata},"items":["#, kind.info.list_kind, kind.api_version()),
         Form::Metadata(api_version) => {
             format!(r#"{{"kind":"PartialObjectMetadataList","apiVersion":"{api_version}","metadata":{metadata},"items":["#)
         }
@@ -206,7 +206,7 @@ fn json_head(kind: &Kind, form: Form, metadata: &Value) -> Vec<u8> {
 fn proto_head(kind: &Kind, form: Form, entries: &[Arc<Entry>], metadata: &Value) -> Result<Vec<u8>, Error> {
     let (api_version, list_kind) = match form {
         Form::Metadata(api_version) => (api_version.to_owned(), "PartialObjectMetadataList".to_owned()),
-        _ => (kind.api_version(), format!("{}List", kind.info.kind)),
+        _ => (kind.api_version(), kind.info.list_kind.to_string()),
     };
     let list_meta = api::schema::message("k8s.io.apimachinery.pkg.apis.meta.v1.ListMeta")
         .ok_or_else(|| Error::internal("no schema for ListMeta"))?;

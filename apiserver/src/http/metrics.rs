@@ -236,9 +236,9 @@ fn labels(info: &RequestInfo) -> [&str; 8] {
     [
         verb,
         dry_run,
-        kind.info.group,
-        kind.info.version,
-        kind.info.resource,
+        &kind.info.group,
+        &kind.info.version,
+        &kind.info.resource,
         subresource,
         scope,
         "apiserver",

@@ -38,8 +38,9 @@ pub fn handle(state: &State, request: &Request) -> Result<Response, Error> {
             .map(|value| json_answer(StatusCode::OK, &value))
             .ok_or_else(Error::no_such_path)
     };
+    let kinds = || state.registry.kinds();
     match parts.as_slice() {
-        [""] => found(Some(json!({"paths": discovery::root_paths()}))),
+        [""] => found(Some(json!({"paths": discovery::root_paths(&kinds())}))),
         ["metrics"] => Ok(answer(
             StatusCode::OK,
             HeaderValue::from_static(CONTENT_TYPE),
@@ -48,7 +49,7 @@ pub fn handle(state: &State, request: &Request) -> Result<Response, Error> {
         ["version"] => found(Some(discovery::version())),
         ["api" | "apis"] => match Aggregated::accepted(accept) {
             Some(version) => {
-                let list = discovery::aggregated(parts[0] == "api", version);
+                let list = discovery::aggregated(&kinds(), parts[0] == "api", version);
                 Ok(answer(
                     StatusCode::OK,
                     HeaderValue::from_static(version.content_type()),
@@ -56,11 +57,11 @@ pub fn handle(state: &State, request: &Request) -> Result<Response, Error> {
                 ))
             }
             None if parts[0] == "api" => found(Some(discovery::core_versions(&state.address))),
-            None => found(Some(discovery::groups())),
+            None => found(Some(discovery::groups(&kinds()))),
         },
-        ["api", "v1"] => found(discovery::resources("", "v1")),
-        ["apis", group] => found(discovery::group(group)),
-        ["apis", group, version] => found(discovery::resources(group, version)),
+        ["api", "v1"] => found(discovery::resources(&kinds(), "", "v1")),
+        ["apis", group] => found(discovery::group(&kinds(), group)),
+        ["apis", group, version] => found(discovery::resources(&kinds(), group, version)),
         [".well-known", "openid-configuration"] => found(Some(state.tokens.discovery_document())),
         ["openid", "v1", "jwks"] => found(Some(state.tokens.key_set())),
         ["openapi", "v3"] => found(Some(openapi::root())),

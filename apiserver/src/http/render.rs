@@ -40,7 +40,7 @@ pub fn written(
 ) -> Result<Response, Error> {
     let body = match format.form {
         Form::Object => match format.encoding {
-            Encoding::Protobuf => Bytes::from(codec::wrap(&kind.api_version(), kind.info.kind, &kind.proto(entry)?)),
+            Encoding::Protobuf => Bytes::from(codec::wrap(&kind.api_version(), &kind.info.kind, &kind.proto(entry)?)),
             _ => kind.json_once(entry)?,
         },
         Form::Metadata(api_version) => metadata(entry, api_version, format.encoding)?,

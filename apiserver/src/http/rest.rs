@@ -62,7 +62,7 @@ pub async fn handle(state: Arc<State>, access: Access, request: Request) -> Resu
 
 /// The resource offers the verb, at this scope.
 fn check_served(access: &Access) -> Result<(), Error> {
-    let (a, resource) = (&access.attributes, access.kind.info);
+    let (a, resource) = (&access.attributes, &*access.kind.info);
     let verbs = if a.subresource.is_empty() {
         resource.verbs
     } else {
@@ -121,8 +121,8 @@ impl Call {
         &self.info.query
     }
 
-    fn kind(&self) -> &'static Kind {
-        self.access.kind
+    fn kind(&self) -> &Arc<Kind> {
+        &self.access.kind
     }
 
     async fn get(&self, state: &State) -> Result<Response, Error> {
@@ -138,7 +138,7 @@ impl Call {
         let include = negotiate::include_object(self.query().get("includeObject"))?;
         let page = state.registry.list(&self.access, &list_options(self.query())?).await?;
         list::list(
-            self.kind(),
+            self.kind().clone(),
             page,
             self.format,
             include,
@@ -291,7 +291,7 @@ impl Call {
             let object = self.kind().stored_value(&entry)?;
             let mut details = json!({"name": meta::text(&object, "name"), "kind": self.kind().info.resource, "uid": meta::text(&object, "uid")});
             if !self.kind().info.group.is_empty() {
-                details["group"] = self.kind().info.group.into();
+                details["group"] = self.kind().info.group.to_string().into();
             }
             render::success(details, self.format, StatusCode::OK)?
         } else {
@@ -315,7 +315,7 @@ impl Call {
         };
         let include = negotiate::include_object(self.query().get("includeObject"))?;
         list::list(
-            self.kind(),
+            self.kind().clone(),
             page,
             self.format,
             include,
@@ -548,7 +548,7 @@ fn returns_deleted(kind: &Kind) -> bool {
         "deviceclasses",
         "resourceslices",
     ];
-    RETURNED.contains(&kind.info.resource)
+    RETURNED.contains(&&*kind.info.resource)
 }
 
 /// `Warning: 299 - "text"` for each.

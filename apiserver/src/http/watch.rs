@@ -1,5 +1,6 @@
 //! A watch as an answer: a stream of frames in the negotiated form.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::Error;
@@ -53,7 +54,7 @@ pub fn answer_watch(
     let now = Instant::now();
     let running = Running {
         encoder: Encoder {
-            kind: watch.kind,
+            kind: watch.kind.clone(),
             format,
             include,
             headed: false,
@@ -99,7 +100,7 @@ impl Running {
 
 /// Turns events into bytes.
 struct Encoder {
-    kind: &'static Kind,
+    kind: Arc<Kind>,
     format: Format,
     include: IncludeObject,
     /// The columns of a table have been sent.
@@ -151,7 +152,7 @@ impl Encoder {
         if self.format.encoding == Encoding::Protobuf {
             let object = match self.format.form {
                 Form::Metadata(api_version) => render::metadata(entry, api_version, Encoding::Protobuf)?,
-                _ => codec::wrap(&self.kind.api_version(), self.kind.info.kind, &self.kind.proto(entry)?).into(),
+                _ => codec::wrap(&self.kind.api_version(), &self.kind.info.kind, &self.kind.proto(entry)?).into(),
             };
             proto_frame(kind.text(), &object, out);
             return Ok(());
@@ -160,7 +161,7 @@ impl Encoder {
             Form::Object => self.kind.json(entry)?,
             Form::Metadata(api_version) => render::metadata(entry, api_version, Encoding::Json)?,
             Form::Table(api_version) => {
-                let row = render::row(self.kind, entry, self.include, api_version, Timestamp::now())?;
+                let row = render::row(&self.kind, entry, self.include, api_version, Timestamp::now())?;
                 self.table(api_version, entry.revision, &[row]).to_string().into()
             }
         };
@@ -186,7 +187,7 @@ impl Encoder {
         }
         let (api_version, kind) = match self.format.form {
             Form::Metadata(api_version) => (api_version.to_owned(), "PartialObjectMetadata"),
-            _ => (self.kind.api_version(), self.kind.info.kind),
+            _ => (self.kind.api_version(), &*self.kind.info.kind),
         };
         let object = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata});
         if self.format.encoding == Encoding::Protobuf {

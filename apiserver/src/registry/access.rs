@@ -136,7 +136,7 @@ pub struct AdmissionRequest<'a> {
     /// For what; `name` is filled in once it is known.
     pub attributes: &'a Attributes,
     /// The table row of the resource.
-    pub resource: &'static ResourceInfo,
+    pub resource: &'a ResourceInfo,
     /// The operation, which for an update that creates is `Create`.
     pub operation: Operation,
     /// The object before an update or delete.
@@ -151,7 +151,7 @@ impl<'a> AdmissionRequest<'a> {
     pub fn new(
         user: &'a UserInfo,
         attributes: &'a Attributes,
-        resource: &'static ResourceInfo,
+        resource: &'a ResourceInfo,
         operation: Operation,
         old: Option<&'a Value>,
         dry_run: bool,
@@ -194,7 +194,7 @@ pub trait Reviewer: Send + Sync + 'static {
     async fn review(
         &self,
         user: &UserInfo,
-        resource: &'static ResourceInfo,
+        resource: &ResourceInfo,
         namespace: &str,
         object: Value,
     ) -> Result<Value, api::Error>;

@@ -60,7 +60,7 @@ impl Registry {
         force: bool,
         options: &WriteOptions,
     ) -> Result<Written, Error> {
-        let kind = access.kind;
+        let kind = &access.kind;
         let (config, unknown) = self.configuration(access, body, options)?;
         let (api_version, now) = (kind.storage_api_version(), meta::time(Timestamp::now()));
         let writer = writer(access, &options.field_manager, &api_version, &now);
@@ -97,7 +97,7 @@ impl Registry {
         body: &[u8],
         options: &WriteOptions,
     ) -> Result<(Value, Vec<String>), Error> {
-        let kind = access.kind;
+        let kind = &access.kind;
         let mut config =
             codec::parse_yaml(body).map_err(|error| Error::bad_request(format!("error decoding YAML: {error}")))?;
         let api_version = kind.api_version();

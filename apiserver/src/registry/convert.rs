@@ -9,12 +9,12 @@ pub fn to_storage(kind: &Kind, mut object: Value) -> Value {
     if kind.is_storage_version() {
         return object;
     }
-    match (kind.info.group, kind.info.version) {
+    match (&*kind.info.group, &*kind.info.version) {
         ("events.k8s.io", _) => rename(&mut object, EVENT_FIELDS, false),
         ("autoscaling", "v1") => autoscaling_v1_to_v2(&mut object),
         _ => {}
     }
-    stamp(&mut object, kind.storage_api_version(), kind.storage.kind);
+    stamp(&mut object, kind.storage_api_version(), &kind.storage.kind);
     object
 }
 
@@ -23,12 +23,12 @@ pub fn from_storage(kind: &Kind, mut object: Value) -> Value {
     if kind.is_storage_version() {
         return object;
     }
-    match (kind.info.group, kind.info.version) {
+    match (&*kind.info.group, &*kind.info.version) {
         ("events.k8s.io", _) => rename(&mut object, EVENT_FIELDS, true),
         ("autoscaling", "v1") => autoscaling_v2_to_v1(&mut object),
         _ => {}
     }
-    stamp(&mut object, kind.api_version(), kind.info.kind);
+    stamp(&mut object, kind.api_version(), &kind.info.kind);
     object
 }
 

@@ -32,10 +32,10 @@ pub struct Written {
 
 impl Kind {
     /// What a body for this resource must be.
-    pub fn expected<'a>(&self, api_version: &'a str) -> Expected<'a> {
+    pub fn expected<'a>(&'a self, api_version: &'a str) -> Expected<'a> {
         Expected {
             api_version,
-            kind: self.info.kind,
+            kind: &self.info.kind,
             message: self.info.message,
         }
     }
@@ -66,7 +66,7 @@ impl Registry {
     /// 409 if it exists, 422 with all faults, 403 from admission, 400 where request and object disagree.
     pub async fn create(&self, access: &Access, object: Value, options: &WriteOptions) -> Result<Written, Error> {
         let mut access = access.clone();
-        let mut object = convert::to_storage(access.kind, object);
+        let mut object = convert::to_storage(&access.kind, object);
         place(&mut access, &mut object)?;
         if !meta::text(&object, "name").is_empty() || meta::text(&object, "generateName").is_empty() {
             access.attributes.name = meta::text(&object, "name").to_owned();
@@ -87,11 +87,11 @@ impl Registry {
     }
 
     async fn create_named(&self, access: &Access, mut object: Value, options: &WriteOptions) -> Result<Written, Error> {
-        let kind = access.kind;
+        let kind = &access.kind;
         let now = Timestamp::now();
         let cx = WriteContext {
             store: &*self.store,
-            resource: kind.storage,
+            resource: &kind.storage,
             user: &access.user,
             subresource: "",
             dry_run: options.dry_run,
@@ -99,7 +99,7 @@ impl Registry {
         let request = AdmissionRequest::new(
             &access.user,
             &access.attributes,
-            kind.storage,
+            &kind.storage,
             Operation::Create,
             None,
             options.dry_run,
@@ -108,7 +108,7 @@ impl Registry {
         kind.strategy.default(&mut object);
         self.admission.mutate(&request, &mut object).await?;
         kind.strategy.prepare_create(&cx, &mut object);
-        let mut faults = meta::validate(&object, kind.info.namespaced, kind.strategy);
+        let mut faults = meta::validate(&object, kind.info.namespaced, &*kind.strategy);
         faults.extend(kind.strategy.validate(&cx, &object));
         if !faults.is_empty() {
             return Err(Error::invalid(&kind.group_kind(), &access.attributes.name, faults));
@@ -135,7 +135,7 @@ impl Registry {
         object: Value,
         now: Timestamp,
     ) -> Result<Arc<Entry>, Error> {
-        let (kind, key) = (access.kind, access.key());
+        let (kind, key) = (&access.kind, access.key());
         for _ in 0..ATTEMPTS {
             let mut object = object.clone();
             let Extra { conditions, ops } = kind.strategy.before_create(cx, &mut object).await?;

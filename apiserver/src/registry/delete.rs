@@ -119,11 +119,11 @@ impl Registry {
     /// # Errors
     /// 404, 409 for a precondition, 403 from admission.
     pub async fn delete(&self, access: &Access, options: &DeleteOptions) -> Result<Removed, Error> {
-        let kind = access.kind;
+        let kind = &access.kind;
         let key = access.key();
         let cx = WriteContext {
             store: &*self.store,
-            resource: kind.storage,
+            resource: &kind.storage,
             user: &access.user,
             subresource: "",
             dry_run: options.dry_run,
@@ -138,14 +138,14 @@ impl Registry {
             let request = AdmissionRequest::new(
                 &access.user,
                 &access.attributes,
-                kind.storage,
+                &kind.storage,
                 Operation::Delete,
                 Some(&object),
                 options.dry_run,
             );
             self.admission.validate(&request, &object).await?;
             let warnings = request.take_warnings();
-            let (step, gone) = match plan(kind.strategy, &object, options, Timestamp::now()) {
+            let (step, gone) = match plan(&*kind.strategy, &object, options, Timestamp::now()) {
                 Plan::Wait => {
                     return Ok(Removed {
                         entry,

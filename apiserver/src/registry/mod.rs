@@ -3,6 +3,7 @@
 //! What is special to a kind is in its [`strategy::Strategy`]. Nothing here knows of HTTP or gRPC.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
 use api::Error;
@@ -34,6 +35,7 @@ pub use create::Written;
 pub use delete::Removed;
 pub use read::Page;
 
+use crate::apiextensions::catalog::Catalog;
 use crate::store::{Entry, Store, StoreError};
 use access::{Admission, Attributes, Authorizer, Decision, Reviewer, UserInfo};
 use strategy::{Generic, Strategy};
@@ -44,6 +46,7 @@ pub struct Registry {
     authorizer: Arc<dyn Authorizer>,
     admission: Arc<dyn Admission>,
     reviewer: Arc<dyn Reviewer>,
+    catalog: Catalog,
 }
 
 /// Proof that the authorizer allowed one request on one resource. Only [`Registry::authorize`] makes it and every operation wants it.
@@ -54,7 +57,7 @@ pub struct Access {
     /// For what.
     pub attributes: Attributes,
     /// The resource.
-    pub kind: &'static Kind,
+    pub kind: Arc<Kind>,
     _sealed: Sealed,
 }
 
@@ -104,7 +107,27 @@ impl Registry {
             authorizer,
             admission,
             reviewer,
+            catalog: Catalog::default(),
         }
+    }
+
+    /// The custom kinds.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// A served resource, built in or custom, by group, version and plural.
+    pub fn find(&self, group: &str, version: &str, resource: &str) -> Option<Arc<Kind>> {
+        match find(group, version, resource) {
+            Some(kind) => Some(kind.clone()),
+            None => self.catalog.find(group, version, resource),
+        }
+    }
+
+    /// Every served resource: the built-in ones in the order of `api::resources::all`, then the custom ones.
+    pub fn kinds(&self) -> Vec<Arc<Kind>> {
+        let custom = self.catalog.load();
+        kinds().iter().chain(custom.kinds()).cloned().collect()
     }
 
     /// The store behind it.
@@ -118,8 +141,9 @@ impl Registry {
     /// 403 with the authorizer's reason; 404 for a resource that is not served, after the authorizer agreed.
     pub async fn authorize(&self, user: Arc<UserInfo>, attributes: Attributes) -> Result<Access, Error> {
         self.permit(&user, &attributes).await?;
-        let kind =
-            find(&attributes.group, &attributes.version, &attributes.resource).ok_or_else(Error::no_such_path)?;
+        let kind = self
+            .find(&attributes.group, &attributes.version, &attributes.resource)
+            .ok_or_else(Error::no_such_path)?;
         if !attributes.subresource.is_empty()
             && !kind.info.subresources.iter().any(|s| s.name == attributes.subresource)
         {
@@ -144,7 +168,7 @@ impl Registry {
     /// What is wrong with the question.
     pub async fn review(&self, access: &Access, object: Value) -> Result<Value, Error> {
         self.reviewer
-            .review(&access.user, access.kind.info, access.namespace(), object)
+            .review(&access.user, &access.kind.info, access.namespace(), object)
             .await
     }
 
@@ -230,13 +254,32 @@ pub fn store_error(error: StoreError) -> Error {
 /// One served resource in one version.
 pub struct Kind {
     /// The resource as it is asked for.
-    pub info: &'static ResourceInfo,
-    /// The resource in the group and version it is stored in.
-    pub storage: &'static ResourceInfo,
+    pub info: Arc<ResourceInfo>,
+    /// The resource in the group and version it is stored in; for a custom kind, whose objects carry their own version, the same as `info`.
+    pub storage: Arc<ResourceInfo>,
     /// The kind's rules.
-    pub strategy: &'static dyn Strategy,
+    pub strategy: Rules,
     /// Start of the store keys of all its objects: `core/pods/`.
     pub prefix: String,
+}
+
+/// Where a kind's rules come from.
+pub enum Rules {
+    /// The table in `kinds`.
+    BuiltIn(&'static dyn Strategy),
+    /// A definition.
+    Custom(Arc<dyn Strategy>),
+}
+
+impl Deref for Rules {
+    type Target = dyn Strategy;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::BuiltIn(strategy) => *strategy,
+            Self::Custom(strategy) => &**strategy,
+        }
+    }
 }
 
 impl Kind {
@@ -247,17 +290,17 @@ impl Kind {
 
     /// `v1` or `apps/v1` as asked for.
     pub fn api_version(&self) -> String {
-        api::join_api_version(self.info.group, self.info.version)
+        api::join_api_version(&self.info.group, &self.info.version)
     }
 
     /// `v1` or `apps/v1` as stored.
     pub fn storage_api_version(&self) -> String {
-        api::join_api_version(self.storage.group, self.storage.version)
+        api::join_api_version(&self.storage.group, &self.storage.version)
     }
 
     /// True when stored objects are served as they are.
     pub fn is_storage_version(&self) -> bool {
-        std::ptr::eq(self.info, self.storage)
+        Arc::ptr_eq(&self.info, &self.storage)
     }
 
     /// The schema of the stored form.
@@ -267,7 +310,7 @@ impl Kind {
 
     /// True for kinds that only answer: they are created, never stored.
     pub fn is_review(&self) -> bool {
-        matches!(self.info.group, "authentication.k8s.io" | "authorization.k8s.io")
+        matches!(&*self.info.group, "authentication.k8s.io" | "authorization.k8s.io")
     }
 
     /// A stored object in the requested version, as JSON text made once for all readers.
@@ -305,7 +348,7 @@ impl Kind {
         api::codec::proto_to_json(
             self.message(),
             &self.storage_api_version(),
-            self.storage.kind,
+            &self.storage.kind,
             message,
             &mut out,
         )
@@ -347,7 +390,7 @@ impl Kind {
         let mut value = api::codec::proto_to_value(self.message(), message).map_err(Error::internal)?;
         if let Some(map) = value.as_object_mut() {
             map.insert("apiVersion".into(), self.storage_api_version().into());
-            map.insert("kind".into(), self.storage.kind.into());
+            map.insert("kind".into(), (*self.storage.kind).into());
         }
         Ok(value)
     }
@@ -355,34 +398,37 @@ impl Kind {
     /// The resource as error messages name it.
     pub fn group_resource(&self) -> api::GroupResource {
         api::GroupResource {
-            group: self.info.group.into(),
-            resource: self.info.resource.into(),
+            group: self.info.group.clone().into_owned(),
+            resource: self.info.resource.clone().into_owned(),
         }
     }
 
     /// The kind as validation errors name it.
     pub fn group_kind(&self) -> api::GroupKind {
         api::GroupKind {
-            group: self.info.group.into(),
-            kind: self.info.kind.into(),
+            group: self.info.group.clone().into_owned(),
+            kind: self.info.kind.clone().into_owned(),
         }
     }
 }
 
-/// Every served resource, in the order of `api::resources::all`.
-pub fn kinds() -> &'static [Kind] {
-    static KINDS: OnceLock<Vec<Kind>> = OnceLock::new();
-    KINDS.get_or_init(|| resources::all().iter().map(register).collect())
+/// Every built-in resource, in the order of `api::resources::all`.
+pub fn kinds() -> &'static [Arc<Kind>] {
+    static KINDS: OnceLock<Vec<Arc<Kind>>> = OnceLock::new();
+    KINDS.get_or_init(|| {
+        let infos: Vec<Arc<ResourceInfo>> = resources::all().iter().cloned().map(Arc::new).collect();
+        infos.iter().map(|info| Arc::new(register(info, &infos))).collect()
+    })
 }
 
-/// A served resource by group, version and plural.
-pub fn find(group: &str, version: &str, resource: &str) -> Option<&'static Kind> {
-    static INDEX: OnceLock<HashMap<(&str, &str), Vec<&'static Kind>>> = OnceLock::new();
+/// A built-in resource by group, version and plural.
+pub fn find(group: &str, version: &str, resource: &str) -> Option<&'static Arc<Kind>> {
+    static INDEX: OnceLock<HashMap<(&str, &str), Vec<&'static Arc<Kind>>>> = OnceLock::new();
     let index = INDEX.get_or_init(|| {
         let mut index: HashMap<_, Vec<_>> = HashMap::new();
         for kind in kinds() {
             index
-                .entry((kind.info.group, kind.info.resource))
+                .entry((&*kind.info.group, &*kind.info.resource))
                 .or_default()
                 .push(kind);
         }
@@ -395,14 +441,18 @@ pub fn find(group: &str, version: &str, resource: &str) -> Option<&'static Kind>
         .find(|k| k.info.version == version)
 }
 
-fn register(info: &'static ResourceInfo) -> Kind {
+fn register(info: &Arc<ResourceInfo>, all: &[Arc<ResourceInfo>]) -> Kind {
     static PLAIN: Generic = Generic { generation: false };
     // Events are one object under two groups.
-    let (group, version) = match (info.group, info.resource) {
+    let (group, version) = match (&*info.group, &*info.resource) {
         ("events.k8s.io", "events") => ("", "v1"),
-        _ => (info.group, info.storage_version),
+        (group, _) => (group, &*info.storage_version),
     };
-    let storage = resources::find(group, version, info.resource).unwrap_or(info);
+    let storage = all
+        .iter()
+        .find(|i| i.group == group && i.version == version && i.resource == info.resource)
+        .unwrap_or(info)
+        .clone();
     let strategy = crate::kinds::STRATEGIES
         .iter()
         .find(|(g, r, _)| *g == storage.group && *r == storage.resource)
@@ -410,12 +460,12 @@ fn register(info: &'static ResourceInfo) -> Kind {
     let group = if storage.group.is_empty() {
         "core"
     } else {
-        storage.group
+        &storage.group
     };
     Kind {
-        info,
-        storage,
-        strategy,
         prefix: format!("{group}/{}/", storage.resource),
+        info: info.clone(),
+        storage,
+        strategy: Rules::BuiltIn(strategy),
     }
 }

@@ -108,7 +108,7 @@ impl Registry {
     /// # Errors
     /// As [`Registry::update`] and [`Patch::apply_checked`].
     pub async fn patch(&self, access: &Access, patch: &Patch, options: &WriteOptions) -> Result<Written, Error> {
-        let kind = access.kind;
+        let kind = &access.kind;
         let api_version = kind.api_version();
         let expected = kind.expected(&api_version);
         let unknown = parking_lot::Mutex::new(Vec::new());

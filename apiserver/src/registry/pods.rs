@@ -239,7 +239,7 @@ impl Registry {
         let mut budgets = Access {
             user: access.user.clone(),
             attributes,
-            kind,
+            kind: kind.clone(),
             _sealed: super::Sealed,
         };
         let labels = meta::labels(pod);

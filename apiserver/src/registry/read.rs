@@ -58,7 +58,7 @@ impl Registry {
     /// # Errors
     /// 400 and 422 for bad options, 410 for a snapshot that is gone; what the store says.
     pub async fn list(&self, access: &Access, options: &ListOptions) -> Result<Page, Error> {
-        let filter = Filter::parse(access.kind, &options.label_selector, &options.field_selector)?;
+        let filter = Filter::parse(&access.kind, &options.label_selector, &options.field_selector)?;
         check_match(options)?;
         let prefix = filter.prefix(access);
         let (at, start) = self.start(options)?;

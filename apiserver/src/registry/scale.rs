@@ -71,7 +71,7 @@ impl Registry {
     /// # Errors
     /// As [`Registry::get`].
     pub async fn get_scale(&self, access: &Access, resource_version: &str) -> Result<Value, Error> {
-        scale_of(access.kind, &*self.get(access, resource_version).await?)
+        scale_of(&access.kind, &*self.get(access, resource_version).await?)
     }
 
     /// Changes the replicas: `change` turns the view into the wanted one.
@@ -84,7 +84,7 @@ impl Registry {
         change: impl Fn(Value) -> Result<Value, Error> + Send + Sync,
         options: &WriteOptions,
     ) -> Result<(Value, Written), Error> {
-        let kind = access.kind;
+        let kind = &access.kind;
         let apply = |old: &Value| {
             let wanted = change(view(kind, old))?;
             if meta::text(&wanted, "name") != access.attributes.name {

@@ -1,5 +1,7 @@
 //! Label and field selectors, compiled once for a request and asked of stored bytes.
 
+use std::sync::Arc;
+
 use api::resources::ResourceInfo;
 use api::{Error, fields, labels};
 
@@ -10,7 +12,7 @@ use super::{Access, Kind};
 pub struct Filter {
     labels: labels::Selector,
     fields: Vec<Requirement>,
-    kind: &'static Kind,
+    kind: Arc<Kind>,
     /// `metadata.name=x` was asked for: at most one object.
     name: Option<String>,
 }
@@ -34,14 +36,14 @@ impl Filter {
     ///
     /// # Errors
     /// 400 for bad syntax and for fields that the kind does not offer.
-    pub fn parse(kind: &'static Kind, label_selector: &str, field_selector: &str) -> Result<Self, Error> {
+    pub fn parse(kind: &Arc<Kind>, label_selector: &str, field_selector: &str) -> Result<Self, Error> {
         let labels = labels::Selector::parse(label_selector)
             .map_err(|error| Error::bad_request(format!("unable to parse requirement: {error}")))?;
         let parsed = fields::Selector::parse(field_selector).map_err(|error| Error::bad_request(error.to_string()))?;
         let mut filter = Self {
             labels,
             fields: Vec::new(),
-            kind,
+            kind: kind.clone(),
             name: None,
         };
         for requirement in parsed.requirements() {
@@ -62,7 +64,7 @@ impl Filter {
         let path = match field {
             "metadata.name" => return Ok(Source::Name),
             "metadata.namespace" if self.kind.info.namespaced => return Ok(Source::Namespace),
-            _ => stored_field(self.kind.info, field),
+            _ => stored_field(&self.kind.info, field),
         };
         if !self.kind.strategy.selectable_fields().contains(&path) {
             return Err(Error::bad_request(format!("field label not supported: {field}")));

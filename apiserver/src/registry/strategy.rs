@@ -19,7 +19,7 @@ pub struct WriteContext<'a> {
     /// For allocators and other objects that must change in the same transaction.
     pub store: &'a dyn Store,
     /// The table row of the resource.
-    pub resource: &'static ResourceInfo,
+    pub resource: &'a ResourceInfo,
     /// Who writes.
     pub user: &'a UserInfo,
     /// Empty for the object itself, otherwise `status`, `scale`, `approval`, `ephemeralcontainers`, ...

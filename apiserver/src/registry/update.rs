@@ -35,7 +35,7 @@ impl Registry {
     /// # Errors
     /// 404, 409 for a stale resourceVersion or a foreign uid, 422 with all faults, 403 from admission.
     pub async fn update(&self, access: &Access, object: Value, options: &WriteOptions) -> Result<Written, Error> {
-        let kind = access.kind;
+        let kind = &access.kind;
         let object = convert::to_storage(kind, object);
         check_identity(access, &object)?;
         let creates = access.attributes.subresource.is_empty() && kind.strategy.create_on_update();
@@ -110,7 +110,7 @@ impl Registry {
         rules: &Rules,
         options: &WriteOptions,
     ) -> Result<Step, Error> {
-        let kind = access.kind;
+        let kind = &access.kind;
         let now = Timestamp::now();
         let old = kind.stored_value(current)?;
         let mut new = match change(&old) {
@@ -122,7 +122,7 @@ impl Registry {
         }
         let cx = WriteContext {
             store: &*self.store,
-            resource: kind.storage,
+            resource: &kind.storage,
             user: &access.user,
             subresource: &access.attributes.subresource,
             dry_run: options.dry_run,
@@ -130,7 +130,7 @@ impl Registry {
         let request = AdmissionRequest::new(
             &access.user,
             &access.attributes,
-            kind.storage,
+            &kind.storage,
             Operation::Update,
             Some(&old),
             options.dry_run,

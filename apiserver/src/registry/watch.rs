@@ -98,7 +98,7 @@ pub fn shown(entry: &Arc<Entry>, revision: Option<Revision>) -> Arc<Entry> {
 /// A running watch.
 pub struct Watch {
     /// The resource.
-    pub kind: &'static Kind,
+    pub kind: Arc<Kind>,
     initial: VecDeque<Event>,
     watcher: Watcher,
     filter: Filter,
@@ -180,7 +180,7 @@ impl Registry {
                 format!("{fields},{name}")
             };
         }
-        let filter = Filter::parse(access.kind, &options.label_selector, &fields)?;
+        let filter = Filter::parse(&access.kind, &options.label_selector, &fields)?;
         check(options)?;
         let after = parse_revision(&options.resource_version)?;
         let initial = options.send_initial_events.unwrap_or(matches!(after, None | Some(0)));
@@ -216,7 +216,7 @@ impl Registry {
             .watch(&filter.prefix(access), revision)
             .map_err(watch_error)?;
         Ok(Watch {
-            kind: access.kind,
+            kind: access.kind.clone(),
             initial: events,
             watcher,
             filter,

@@ -97,7 +97,7 @@ fn watch_all(
     let resources: Vec<&'static ResourceInfo> =
         api::resources::all().iter().filter(|info| collectable(&info)).collect();
     let watch = |info: &'static ResourceInfo| {
-        let resource = GroupVersionResource::new(info.group, info.version, info.resource);
+        let resource = GroupVersionResource::new(&*info.group, &*info.version, &*info.resource);
         let dynamic = client.dynamic(&resource);
         let (queue, kinds) = (queue.clone(), kinds.clone());
         let informer = Informer::partial(&dynamic, &ListParams::default())
@@ -106,7 +106,7 @@ fn watch_all(
             })
             .on_event(move |event| wake(info, event, &kinds, &queue));
         let cache = informer.start(shutdown);
-        ((info.group, info.resource), Kind { info, dynamic, cache })
+        ((&*info.group, &*info.resource), Kind { info, dynamic, cache })
     };
     resources.into_iter().map(watch).collect()
 }
@@ -128,8 +128,8 @@ fn place(info: &'static ResourceInfo, meta: &ObjectMeta) -> Place {
         meta.name.clone().unwrap_or_default(),
     );
     Place {
-        group: info.group,
-        resource: info.resource,
+        group: &info.group,
+        resource: &info.resource,
         key,
     }
 }
@@ -142,8 +142,8 @@ fn owner_place(owner: &OwnerReference, namespace: &str) -> Option<(&'static Reso
     Some((
         info,
         Place {
-            group: info.group,
-            resource: info.resource,
+            group: &info.group,
+            resource: &info.resource,
             key: ObjectKey::new(namespace, &*owner.name),
         },
     ))

@@ -275,11 +275,11 @@ impl Controller {
     /// Deletes the objects of one resource; what is left then, as the finalizers of each.
     async fn empty_of(&self, namespace: &str, info: &ResourceInfo) -> (String, client::Result<Vec<Vec<String>>>) {
         let name = if info.group.is_empty() {
-            info.resource.to_owned()
+            info.resource.to_string()
         } else {
             format!("{}.{}", info.resource, info.group)
         };
-        let resource = GroupVersionResource::new(info.group, info.version, info.resource);
+        let resource = GroupVersionResource::new(&*info.group, &*info.version, &*info.resource);
         let (dynamic, all) = (self.client.dynamic(&resource), ListParams::namespace(namespace));
         let round = async {
             if dynamic.list(&all).await?.items.is_empty() {

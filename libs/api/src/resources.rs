@@ -2,50 +2,56 @@
 //! alpha versions are off by default upstream and are not here.
 
 use crate::schema::{self, Message};
+use std::borrow::Cow;
 use std::sync::OnceLock;
 
-/// One resource at one version.
-#[derive(Debug)]
+/// A name: of a built-in resource or of one that comes and goes with its definition.
+pub type Text = Cow<'static, str>;
+
+/// One resource at one version, built in or custom.
+#[derive(Clone, Debug)]
 pub struct ResourceInfo {
     /// Empty for the core group.
-    pub group: &'static str,
+    pub group: Text,
     /// As `v1`.
-    pub version: &'static str,
+    pub version: Text,
     /// Lower case plural, as `pods`.
-    pub resource: &'static str,
+    pub resource: Text,
     /// As `pod`.
-    pub singular: &'static str,
+    pub singular: Text,
     /// As `Pod`.
-    pub kind: &'static str,
+    pub kind: Text,
+    /// As `PodList`.
+    pub list_kind: Text,
     /// Whether its objects live in namespaces.
     pub namespaced: bool,
     /// As `po`.
-    pub short_names: &'static [&'static str],
+    pub short_names: Vec<Text>,
     /// As `all`.
-    pub categories: &'static [&'static str],
+    pub categories: Vec<Text>,
     /// Sorted.
     pub verbs: &'static [&'static str],
     /// Sorted by name.
-    pub subresources: &'static [Subresource],
+    pub subresources: Vec<Subresource>,
     /// The group whose kind is stored; differs for `events.k8s.io` only, whose events are the core group's.
-    pub storage_group: &'static str,
+    pub storage_group: Text,
     /// The version that is stored; a served one.
-    pub storage_version: &'static str,
-    /// The schema of the kind.
+    pub storage_version: Text,
+    /// The schema of the kind; that of the metadata alone for a custom one, see [`ResourceInfo::is_custom`].
     pub message: &'static Message,
 }
 
 /// A part of a resource with a path of its own.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subresource {
     /// As `status`.
     pub name: &'static str,
     /// Of its kind; that of the resource unless it says otherwise.
-    pub group: &'static str,
+    pub group: Text,
     /// Of its kind.
-    pub version: &'static str,
+    pub version: Text,
     /// As `Scale`; `status` has the kind of its resource.
-    pub kind: &'static str,
+    pub kind: Text,
     /// Sorted.
     pub verbs: &'static [&'static str],
 }
@@ -53,11 +59,16 @@ pub struct Subresource {
 impl ResourceInfo {
     /// `v1` or `apps/v1`.
     pub fn api_version(&self) -> String {
-        crate::gvk::join_api_version(self.group, self.version)
+        crate::gvk::join_api_version(&self.group, &self.version)
+    }
+
+    /// Whether its schema is a CustomResourceDefinition's.
+    pub fn is_custom(&self) -> bool {
+        self.message.name == PARTIAL_OBJECT
     }
 
     /// The subresource of this name.
-    pub fn subresource(&self, name: &str) -> Option<&'static Subresource> {
+    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
         self.subresources.iter().find(|subresource| subresource.name == name)
     }
 
@@ -87,7 +98,16 @@ pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static Reso
         .find(|info| info.kind == kind && info.group == group && info.version == version)
 }
 
-const ALL_VERBS: &[&str] = &[
+/// The message that has metadata and nothing else.
+const PARTIAL_OBJECT: &str = "k8s.io.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata";
+
+/// The message of every custom resource: what all objects have in common.
+pub fn custom_message() -> Option<&'static Message> {
+    schema::message(PARTIAL_OBJECT)
+}
+
+/// What can be done with most resources; sorted.
+pub const ALL_VERBS: &[&str] = &[
     "create",
     "delete",
     "deletecollection",
@@ -100,7 +120,8 @@ const ALL_VERBS: &[&str] = &[
 const NO_COLLECTION: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
 const CREATE: &[&str] = &["create"];
 const CONNECT: &[&str] = &["create", "get"];
-const CHANGE: &[&str] = &["get", "patch", "update"];
+/// What can be done with a subresource that is a view on the object; sorted.
+pub const CHANGE: &[&str] = &["get", "patch", "update"];
 const PROXY: &[&str] = &["create", "delete", "get", "patch", "update"];
 
 struct Row {
@@ -112,8 +133,29 @@ struct Row {
     short_names: &'static [&'static str],
     categories: &'static [&'static str],
     verbs: &'static [&'static str],
-    subresources: &'static [Subresource],
+    subresources: &'static [Sub],
     storage: (&'static str, &'static str),
+}
+
+/// A [`Subresource`] as a row writes it.
+struct Sub {
+    name: &'static str,
+    group: &'static str,
+    version: &'static str,
+    kind: &'static str,
+    verbs: &'static [&'static str],
+}
+
+impl Sub {
+    fn info(&self) -> Subresource {
+        Subresource {
+            name: self.name,
+            group: self.group.into(),
+            version: self.version.into(),
+            kind: self.kind.into(),
+            verbs: self.verbs,
+        }
+    }
 }
 
 impl Row {
@@ -151,7 +193,7 @@ impl Row {
         Row { verbs, ..self }
     }
 
-    const fn with(self, subresources: &'static [Subresource]) -> Row {
+    const fn with(self, subresources: &'static [Sub]) -> Row {
         Row { subresources, ..self }
     }
 
@@ -164,26 +206,26 @@ impl Row {
 
     fn info(&self) -> Option<ResourceInfo> {
         Some(ResourceInfo {
-            group: self.group,
-            version: self.version,
-            resource: self.resource,
-            singular: singular(self.kind),
-            kind: self.kind,
+            group: self.group.into(),
+            version: self.version.into(),
+            resource: self.resource.into(),
+            singular: self.kind.to_lowercase().into(),
+            kind: self.kind.into(),
+            list_kind: format!("{}List", self.kind).into(),
             namespaced: self.namespaced,
-            short_names: self.short_names,
-            categories: self.categories,
+            short_names: texts(self.short_names),
+            categories: texts(self.categories),
             verbs: self.verbs,
-            subresources: self.subresources,
-            storage_group: self.storage.0,
-            storage_version: self.storage.1,
+            subresources: self.subresources.iter().map(Sub::info).collect(),
+            storage_group: self.storage.0.into(),
+            storage_version: self.storage.1.into(),
             message: schema::for_kind(self.group, self.version, self.kind)?,
         })
     }
 }
 
-/// The kind in lower case, kept for good: the table is built once.
-fn singular(kind: &str) -> &'static str {
-    kind.to_lowercase().leak()
+fn texts(list: &[&'static str]) -> Vec<Text> {
+    list.iter().map(|text| (*text).into()).collect()
 }
 
 const fn sub(
@@ -192,8 +234,8 @@ const fn sub(
     version: &'static str,
     kind: &'static str,
     verbs: &'static [&'static str],
-) -> Subresource {
-    Subresource {
+) -> Sub {
+    Sub {
         name,
         group,
         version,
@@ -219,7 +261,7 @@ macro_rules! scaled {
     };
 }
 
-const POD_SUBRESOURCES: &[Subresource] = &[
+const POD_SUBRESOURCES: &[Sub] = &[
     sub("attach", "", "v1", "PodAttachOptions", CONNECT),
     sub("binding", "", "v1", "Binding", CREATE),
     sub("ephemeralcontainers", "", "v1", "Pod", CHANGE),
@@ -371,11 +413,11 @@ mod tests {
         assert_eq!(all().len(), ROWS.len());
         for info in all() {
             assert!(
-                schema::for_kind(info.storage_group, info.storage_version, info.kind).is_some(),
+                schema::for_kind(&info.storage_group, &info.storage_version, &info.kind).is_some(),
                 "{info:?}"
             );
-            for subresource in info.subresources {
-                let schema = schema::for_kind(subresource.group, subresource.version, subresource.kind);
+            for subresource in &info.subresources {
+                let schema = schema::for_kind(&subresource.group, &subresource.version, &subresource.kind);
                 assert!(schema.is_some(), "{subresource:?}");
                 assert!(subresource.verbs.is_sorted());
             }
@@ -407,6 +449,6 @@ mod tests {
             find("", "v1", "nodes").map(|info| info.namespaced),
             Some(crate::core::v1::Node::NAMESPACED)
         );
-        assert_eq!(find("", "v1", "nodes").map(|info| info.singular), Some("node"));
+        assert_eq!(find("", "v1", "nodes").map(|info| &*info.singular), Some("node"));
     }
 }

@@ -1,0 +1,6 @@
+//! Custom resources: kinds that come and go at run time with their CustomResourceDefinitions.
+//!
+//! Owns everything that follows from a definition: its own validation and status, the kinds it makes ([`catalog`]), the form in which their
+//! objects are stored, and their removal. It never serves a request: that is the registry's.
+
+pub mod catalog;
