@@ -11,6 +11,8 @@ use daemon::tls::TlsFiles;
 use ipnet::Ipv4Net;
 use serde::Deserialize;
 
+use crate::admission::config::AdmissionConfig;
+
 /// `apiVersion` of the file.
 pub const API_VERSION: &str = "apiserver.config.keelson.dev/v1";
 /// `kind` of the file.
@@ -81,6 +83,15 @@ pub struct Settings {
     /// CSV file of bearer tokens, a line each: token,user,uid,"group1,group2" [default: none].
     #[arg(long, value_name = "FILE")]
     pub token_auth_file: Option<PathBuf>,
+    /// Admission plugins to run besides the default ones, comma-separated; may be given more than once.
+    #[arg(long, value_name = "NAMES")]
+    pub enable_admission_plugins: Vec<String>,
+    /// Default admission plugins not to run, comma-separated; may be given more than once.
+    #[arg(long, value_name = "NAMES")]
+    pub disable_admission_plugins: Vec<String>,
+    /// AdmissionConfiguration file: how admission plugins are configured [default: none].
+    #[arg(long, value_name = "FILE")]
+    pub admission_control_config_file: Option<PathBuf>,
     /// Folder of the store [default: /var/lib/kube-apiserver].
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -150,6 +161,8 @@ pub struct Config {
     pub signing_key: PathBuf,
     /// Static bearer tokens.
     pub static_tokens: Option<PathBuf>,
+    /// Admission plugins.
+    pub admission: AdmissionConfig,
     /// Where objects are kept.
     pub storage: Storage,
     /// How long connections may take to finish when the server stops.
@@ -226,6 +239,11 @@ impl Config {
             token_keys: s.service_account_key_file,
             signing_key: required(s.service_account_signing_key_file, "service-account-signing-key-file")?,
             static_tokens: s.token_auth_file,
+            admission: AdmissionConfig::new(
+                &s.enable_admission_plugins,
+                &s.disable_admission_plugins,
+                s.admission_control_config_file.as_deref(),
+            )?,
             storage: Storage::Raft {
                 data_dir: s.data_dir.unwrap_or_else(|| "/var/lib/kube-apiserver".into()),
                 this,
@@ -251,15 +269,16 @@ impl Settings {
             service_cluster_ip_range: self.service_cluster_ip_range.or(file.service_cluster_ip_range),
             service_node_port_range: self.service_node_port_range.or(file.service_node_port_range),
             service_account_issuer: self.service_account_issuer.or(file.service_account_issuer),
-            service_account_key_file: if self.service_account_key_file.is_empty() {
-                file.service_account_key_file
-            } else {
-                self.service_account_key_file
-            },
+            service_account_key_file: first(self.service_account_key_file, file.service_account_key_file),
             token_auth_file: self.token_auth_file.or(file.token_auth_file),
             service_account_signing_key_file: self
                 .service_account_signing_key_file
                 .or(file.service_account_signing_key_file),
+            enable_admission_plugins: first(self.enable_admission_plugins, file.enable_admission_plugins),
+            disable_admission_plugins: first(self.disable_admission_plugins, file.disable_admission_plugins),
+            admission_control_config_file: self
+                .admission_control_config_file
+                .or(file.admission_control_config_file),
             data_dir: self.data_dir.or(file.data_dir),
             raft_id: self.raft_id.or(file.raft_id),
             raft_name: self.raft_name.or(file.raft_name),
@@ -267,6 +286,11 @@ impl Settings {
             raft_join: self.raft_join.or(file.raft_join),
         }
     }
+}
+
+/// The flag's values, or those of the file if there are none.
+fn first<T>(flag: Vec<T>, file: Vec<T>) -> Vec<T> {
+    if flag.is_empty() { file } else { flag }
 }
 
 fn required(path: Option<PathBuf>, flag: &str) -> Result<PathBuf, ConfigError> {

@@ -72,7 +72,7 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
     let registry = Arc::new(Registry::new(
         store.clone(),
         Arc::new(authorizers.clone()),
-        Arc::new(Chain::new(store.clone(), authorizers.clone())),
+        Arc::new(Chain::new(store.clone(), authorizers.clone(), &config.admission)?),
         Arc::new(Answers {
             tokens: tokens.clone(),
             authorizers: authorizers.clone(),

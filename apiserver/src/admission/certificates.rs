@@ -1,4 +1,4 @@
-//! Who may approve and sign certificate requests of a signer, and that nobody asks to be a superuser.
+//! Who may approve and sign for a signer, and that nobody asks to be a superuser.
 
 use api::Error;
 use async_trait::async_trait;
@@ -7,48 +7,105 @@ use serde_json::Value;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
-use super::{Context, Plugin, creates, forbidden};
+use super::{Context, Plugin, creates, forbidden, is, writes};
 use crate::authz::SUPERUSERS;
 use crate::kinds::field::text;
 use crate::registry::access::{AdmissionRequest, Attributes, Authorizer, Decision, Operation};
 
 const GROUP: &str = "certificates.k8s.io";
 const REQUESTS: &str = "certificatesigningrequests";
+const BUNDLES: &str = "clustertrustbundles";
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
 
-pub(super) struct Certificates;
+/// Only who may `approve` for the signer touches the approval.
+pub(super) struct Approval;
+/// Only who may `sign` for the signer sets the certificate or says that signing failed.
+pub(super) struct Signing;
+/// No client certificate makes a superuser.
+pub(super) struct SubjectRestriction;
+/// Only who may `attest` for the signer writes a trust bundle in its name.
+pub(super) struct BundleAttest;
+
+fn updates(request: &AdmissionRequest<'_>, subresource: &str) -> bool {
+    let a = request.attributes;
+    request.operation == Operation::Update && a.subresource == subresource && a.resource == REQUESTS && a.group == GROUP
+}
 
 #[async_trait]
-impl Plugin for Certificates {
+impl Plugin for Approval {
+    fn applies(&self, request: &AdmissionRequest<'_>) -> bool {
+        updates(request, "approval")
+    }
+
     async fn validate(&self, cx: &Context, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), Error> {
-        let a = request.attributes;
-        let signer = text(object, "/spec/signerName");
-        if creates(request, GROUP, REQUESTS)
-            && signer == CLIENT_SIGNER
-            && organizations(object).iter().any(|o| o == SUPERUSERS)
-        {
+        // Of the object as it was: the caller cannot bring a signer of its own.
+        let signer = text(request.old.unwrap_or(object), "/spec/signerName");
+        match may(cx, request, "approve", signer).await {
+            true => Ok(()),
+            false => Err(forbidden(
+                request,
+                format!("user not permitted to approve requests with signerName {signer:?}"),
+            )),
+        }
+    }
+}
+
+#[async_trait]
+impl Plugin for Signing {
+    fn applies(&self, request: &AdmissionRequest<'_>) -> bool {
+        updates(request, "status")
+    }
+
+    async fn validate(&self, cx: &Context, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), Error> {
+        let old = request.old.unwrap_or(&Value::Null);
+        let same = |path: &str| old.pointer(path) == object.pointer(path);
+        if same("/status/certificate") && same("/status/conditions") {
+            return Ok(());
+        }
+        let signer = text(old, "/spec/signerName");
+        match may(cx, request, "sign", signer).await {
+            true => Ok(()),
+            false => Err(forbidden(
+                request,
+                format!("user not permitted to sign requests with signerName {signer:?}"),
+            )),
+        }
+    }
+}
+
+#[async_trait]
+impl Plugin for SubjectRestriction {
+    fn applies(&self, request: &AdmissionRequest<'_>) -> bool {
+        creates(request, GROUP, REQUESTS)
+    }
+
+    async fn validate(&self, _cx: &Context, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), Error> {
+        if text(object, "/spec/signerName") == CLIENT_SIGNER && organizations(object).iter().any(|o| o == SUPERUSERS) {
             return Err(forbidden(
                 request,
                 format!("use of {CLIENT_SIGNER} signer with {SUPERUSERS} group is not allowed"),
             ));
         }
-        if a.group != GROUP || a.resource != REQUESTS || request.operation != Operation::Update {
-            return Ok(());
-        }
-        let old = request.old.unwrap_or(&Value::Null);
-        let signs =
-            a.subresource == "status" && old.pointer("/status/certificate") != object.pointer("/status/certificate");
-        let verb = match a.subresource.as_str() {
-            "approval" => "approve",
-            "status" if signs => "sign",
-            _ => return Ok(()),
-        };
-        if may(cx, request, verb, signer).await {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Plugin for BundleAttest {
+    fn applies(&self, request: &AdmissionRequest<'_>) -> bool {
+        writes(request) && is(request, GROUP, BUNDLES)
+    }
+
+    async fn validate(&self, cx: &Context, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), Error> {
+        let signer = text(object, "/spec/signerName");
+        // Without a signer, RBAC on the bundle is all there is; so for a change that changes nothing, such as that of the garbage collector.
+        let unchanged = request.old.is_some_and(|old| old.get("spec") == object.get("spec"));
+        if signer.is_empty() || unchanged || may(cx, request, "attest", signer).await {
             return Ok(());
         }
         Err(forbidden(
             request,
-            format!("user not permitted to {verb} requests with signerName {signer:?}"),
+            format!("user not permitted to attest for signerName {signer:?}"),
         ))
     }
 }

@@ -4,9 +4,9 @@ use api::Error;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::{Context, Plugin, is};
+use super::{Context, Plugin, is, writes};
 use crate::kinds::field::{ensure, text};
-use crate::registry::access::{AdmissionRequest, Operation};
+use crate::registry::access::AdmissionRequest;
 
 const SECONDS: i64 = 300;
 
@@ -14,10 +14,12 @@ pub(super) struct DefaultTolerationSeconds;
 
 #[async_trait]
 impl Plugin for DefaultTolerationSeconds {
-    async fn mutate(&self, _cx: &Context, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), Error> {
-        if is(request, "", "pods") && request.operation == Operation::Create {
-            add(object);
-        }
+    fn applies(&self, request: &AdmissionRequest<'_>) -> bool {
+        writes(request) && is(request, "", "pods")
+    }
+
+    async fn mutate(&self, _cx: &Context, _request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), Error> {
+        add(object);
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use api::quantity::Quantity;
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 
-use super::{Context, Plugin, forbidden, is};
+use super::{Context, Plugin, forbidden, is, writes};
 use crate::kinds::common::parse_quantity;
 use crate::kinds::field::{default, each, ensure, list, text};
 use crate::registry::access::{AdmissionRequest, Operation};
@@ -14,6 +14,10 @@ pub(super) struct LimitRanger;
 
 #[async_trait]
 impl Plugin for LimitRanger {
+    fn applies(&self, request: &AdmissionRequest<'_>) -> bool {
+        writes(request) && (is(request, "", "pods") || is(request, "", "persistentvolumeclaims"))
+    }
+
     async fn mutate(&self, cx: &Context, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), Error> {
         if request.operation == Operation::Create && is(request, "", "pods") {
             for range in cx.list("", "limitranges", &request.attributes.namespace).await? {

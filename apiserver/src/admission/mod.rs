@@ -1,11 +1,16 @@
-//! Admission: the built-in plugins in upstream's order. A plugin is one file and one line here. Owns the order; reads what it must know
-//! of other objects from the store.
+//! Admission: the plugins of upstream's API server in upstream's order ([`plugins::ALL`]), switched by its flags and configured by its file.
+//! A plugin is one file here and one line there. Owns the order and the reading of other objects that plugins need; knows no plugin's rule.
+//!
+//! A write meets the plugins three times: *mutate*, after the kind's defaults; *validate*, after the kind's validation; *reserve*, with the
+//! object as it is about to be written, for what must hold or change in the same transaction (quota, the namespace's life).
 
 mod certificates;
+pub mod config;
 mod default_tolerations;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+mod plugins;
 mod priority;
 mod rbac_escalation;
 mod service_account;
@@ -16,15 +21,20 @@ use std::sync::Arc;
 
 use api::Error;
 use async_trait::async_trait;
+use daemon::config::ConfigError;
 use serde_json::Value;
 
 use crate::authz::Authorizers;
-use crate::registry::access::{Admission, AdmissionRequest, Operation};
-use crate::store::{ListQuery, ReadAt, Store};
+use crate::registry::access::{Admission, AdmissionRequest, Operation, Reservation};
+use crate::store::{Entry, ListQuery, ReadAt, Store};
+use config::AdmissionConfig;
 
-/// One plugin. Both methods do nothing unless they are overridden.
+/// One plugin.
 #[async_trait]
-trait Plugin: Send + Sync {
+pub trait Plugin: Send + Sync {
+    /// Whether the other methods have anything to say about the request: cheap, so that most plugins cost a write nothing.
+    fn applies(&self, request: &AdmissionRequest<'_>) -> bool;
+
     /// May change the object.
     async fn mutate(&self, _cx: &Context, _request: &AdmissionRequest<'_>, _object: &mut Value) -> Result<(), Error> {
         Ok(())
@@ -34,51 +44,94 @@ trait Plugin: Send + Sync {
     async fn validate(&self, _cx: &Context, _request: &AdmissionRequest<'_>, _object: &Value) -> Result<(), Error> {
         Ok(())
     }
+
+    /// May refuse, and adds conditions and changes to the transaction; see [`Admission::reserve`].
+    async fn reserve(
+        &self,
+        _cx: &Context,
+        _request: &AdmissionRequest<'_>,
+        _object: &Value,
+        _again: bool,
+        _reservation: &mut Reservation,
+    ) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// What plugins look things up in.
-struct Context {
-    store: Arc<dyn Store>,
-    authorizers: Authorizers,
+pub struct Context {
+    /// All objects.
+    pub store: Arc<dyn Store>,
+    /// Who may do what.
+    pub authorizers: Authorizers,
 }
 
 impl Context {
     /// An object as this server has it, and again from the leader when it is not here.
-    async fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Result<Option<Value>, Error> {
-        let key = format!(
-            "{}/{resource}/{namespace}/{name}",
-            if group.is_empty() { "core" } else { group }
-        );
-        let mut entry = self.store.get(&key, ReadAt::Any).await.map_err(Error::internal)?;
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Result<Option<Value>, Error> {
+        let key = key(group, resource, namespace, name);
+        let mut entry = self.read(&key, ReadAt::Any).await?;
         if entry.is_none() {
-            entry = self.store.get(&key, ReadAt::Latest).await.map_err(Error::internal)?;
+            entry = self.read(&key, ReadAt::Latest).await?;
         }
         entry.map(|entry| decode(group, resource, &entry.value)).transpose()
     }
 
-    /// All objects of a resource, or those of one namespace.
-    async fn list(&self, group: &str, resource: &str, namespace: &str) -> Result<Vec<Value>, Error> {
-        let group_key = if group.is_empty() { "core" } else { group };
-        let prefix = if namespace.is_empty() {
-            format!("{group_key}/{resource}/")
-        } else {
-            format!("{group_key}/{resource}/{namespace}/")
-        };
-        let query = ListQuery {
-            prefix: &prefix,
-            start_after: None,
-            limit: 0,
-            at: ReadAt::Any,
-        };
-        let found = self.store.list(query).await.map_err(Error::internal)?;
+    /// An entry by its key.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn read(&self, key: &str, at: ReadAt) -> Result<Option<Arc<Entry>>, Error> {
+        self.store.get(key, at).await.map_err(Error::internal)
+    }
+
+    /// All objects of a resource, or those of one namespace, as this server has them.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn list(&self, group: &str, resource: &str, namespace: &str) -> Result<Vec<Value>, Error> {
+        let found = self.entries(group, resource, namespace, ReadAt::Any).await?;
         found
-            .entries
             .iter()
             .map(|entry| decode(group, resource, &entry.value))
             .collect()
     }
+
+    /// The same, undecoded.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn entries(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        at: ReadAt,
+    ) -> Result<Vec<Arc<Entry>>, Error> {
+        let mut prefix = key(group, resource, namespace, "");
+        if namespace.is_empty() {
+            prefix.pop();
+        }
+        let query = ListQuery {
+            prefix: &prefix,
+            start_after: None,
+            limit: 0,
+            at,
+        };
+        Ok(self.store.list(query).await.map_err(Error::internal)?.entries)
+    }
 }
 
+/// The store key of an object.
+fn key(group: &str, resource: &str, namespace: &str, name: &str) -> String {
+    let group = if group.is_empty() { "core" } else { group };
+    format!("{group}/{resource}/{namespace}/{name}")
+}
+
+/// A stored object of a built-in resource.
 fn decode(group: &str, resource: &str, bytes: &[u8]) -> Result<Value, Error> {
     let info = api::resources::find(group, "v1", resource)
         .ok_or_else(|| Error::internal(format!("no resource {resource}.{group}")))?;
@@ -87,12 +140,18 @@ fn decode(group: &str, resource: &str, bytes: &[u8]) -> Result<Value, Error> {
 
 /// True for a request on the resource itself, not on a subresource.
 fn is(request: &AdmissionRequest<'_>, group: &str, resource: &str) -> bool {
-    let a = request.attributes;
-    a.subresource.is_empty() && request.resource.group == group && request.resource.resource == resource
+    request.attributes.subresource.is_empty()
+        && request.resource.resource == resource
+        && request.resource.group == group
 }
 
 fn creates(request: &AdmissionRequest<'_>, group: &str, resource: &str) -> bool {
     request.operation == Operation::Create && is(request, group, resource)
+}
+
+/// Create or update.
+fn writes(request: &AdmissionRequest<'_>) -> bool {
+    matches!(request.operation, Operation::Create | Operation::Update)
 }
 
 /// 403 in the words of the plugin.
@@ -100,49 +159,59 @@ fn forbidden(request: &AdmissionRequest<'_>, why: impl std::fmt::Display) -> Err
     Error::forbidden(&request.attributes.group_resource(), &request.attributes.name, why)
 }
 
-/// All plugins.
+/// The plugins that are switched on.
 pub struct Chain {
     context: Context,
     plugins: Vec<Box<dyn Plugin>>,
 }
 
 impl Chain {
-    /// The default plugins, in the order in which upstream runs them.
-    pub fn new(store: Arc<dyn Store>, authorizers: Authorizers) -> Chain {
-        let plugins: Vec<Box<dyn Plugin>> = vec![
-            Box::new(namespace_lifecycle::NamespaceLifecycle),
-            Box::new(limit_ranger::LimitRanger),
-            Box::new(service_account::ServiceAccount),
-            Box::new(node_restriction::NodeRestriction),
-            Box::new(taint_nodes::TaintNodesByCondition),
-            Box::new(priority::Priority),
-            Box::new(default_tolerations::DefaultTolerationSeconds),
-            Box::new(storage_class::DefaultStorageClass),
-            Box::new(storage_class::StorageObjectInUseProtection),
-            Box::new(certificates::Certificates),
-            Box::new(storage_class::DefaultIngressClass),
-            Box::new(rbac_escalation::RbacEscalation),
-        ];
-        Chain {
+    /// The plugins that the configuration switches on, in upstream's order.
+    ///
+    /// # Errors
+    /// One line naming the plugin whose configuration cannot be used.
+    pub fn new(store: Arc<dyn Store>, authorizers: Authorizers, config: &AdmissionConfig) -> Result<Self, ConfigError> {
+        let mut plugins = plugins::enabled(config)?;
+        // Not a plugin upstream, but part of its storage of roles: it cannot be switched off.
+        plugins.push(Box::new(rbac_escalation::RbacEscalation));
+        Ok(Self {
             context: Context { store, authorizers },
             plugins,
+        })
+    }
+
+    async fn mutate_once(&self, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), Error> {
+        for plugin in self.plugins.iter().filter(|plugin| plugin.applies(request)) {
+            plugin.mutate(&self.context, request, object).await?;
         }
+        Ok(())
     }
 }
 
 #[async_trait]
 impl Admission for Chain {
     async fn mutate(&self, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), Error> {
-        for plugin in &self.plugins {
-            plugin.mutate(&self.context, request, object).await?;
+        self.mutate_once(request, object).await?;
+        if request.reinvoke() {
+            self.mutate_once(request, object).await?;
         }
         Ok(())
     }
 
     async fn validate(&self, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), Error> {
-        for plugin in &self.plugins {
+        for plugin in self.plugins.iter().filter(|plugin| plugin.applies(request)) {
             plugin.validate(&self.context, request, object).await?;
         }
         Ok(())
+    }
+
+    async fn reserve(&self, request: &AdmissionRequest<'_>, object: &Value, again: bool) -> Result<Reservation, Error> {
+        let mut reservation = Reservation::default();
+        for plugin in self.plugins.iter().filter(|plugin| plugin.applies(request)) {
+            plugin
+                .reserve(&self.context, request, object, again, &mut reservation)
+                .await?;
+        }
+        Ok(reservation)
     }
 }

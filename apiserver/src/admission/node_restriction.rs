@@ -31,6 +31,10 @@ pub(super) struct NodeRestriction;
 
 #[async_trait]
 impl Plugin for NodeRestriction {
+    fn applies(&self, request: &AdmissionRequest<'_>) -> bool {
+        node_of(request.user).is_some()
+    }
+
     async fn validate(&self, cx: &Context, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), Error> {
         let Some(node) = node_of(request.user) else {
             return Ok(());
@@ -65,7 +69,7 @@ fn pod(node: &str, request: &AdmissionRequest<'_>, object: &Value) -> Result<(),
             format!("node {node:?} can not create pods that reference a service account"),
         )),
         Operation::Create => Ok(()),
-        Operation::Delete if text(object, "/spec/nodeName") != node => Err(forbidden(
+        Operation::Delete if request.old.is_some_and(|pod| text(pod, "/spec/nodeName") != node) => Err(forbidden(
             request,
             format!("node {node:?} can only delete pods with spec.nodeName set to itself"),
         )),
@@ -114,8 +118,7 @@ fn own_node(node: &str, request: &AdmissionRequest<'_>, object: &Value) -> Resul
             format!("node {node:?} is not allowed to modify node {name:?}"),
         ));
     }
-    let empty = Value::Null;
-    let old = request.old.unwrap_or(&empty);
+    let old = request.old.unwrap_or(&Value::Null);
     match request.operation {
         Operation::Create => check_labels(node, request, object, old),
         Operation::Update => {

@@ -4,7 +4,7 @@ use api::Error;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::{Context, Plugin, forbidden, is};
+use super::{Context, Plugin, forbidden, is, writes};
 use crate::kinds::field::{number, set, text};
 use crate::registry::access::{AdmissionRequest, Operation};
 
@@ -15,6 +15,10 @@ pub(super) struct Priority;
 
 #[async_trait]
 impl Plugin for Priority {
+    fn applies(&self, request: &AdmissionRequest<'_>) -> bool {
+        writes(request) && (is(request, "", "pods") || is(request, GROUP, "priorityclasses"))
+    }
+
     async fn mutate(&self, cx: &Context, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), Error> {
         match request.operation {
             Operation::Create if is(request, "", "pods") => admit_pod(cx, request, object).await,
@@ -27,9 +31,7 @@ impl Plugin for Priority {
     }
 
     async fn validate(&self, cx: &Context, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), Error> {
-        let writes = matches!(request.operation, Operation::Create | Operation::Update);
-        if !writes || !is(request, GROUP, "priorityclasses") || object.get("globalDefault") != Some(&Value::Bool(true))
-        {
+        if !is(request, GROUP, "priorityclasses") || object.get("globalDefault") != Some(&Value::Bool(true)) {
             return Ok(());
         }
         let name = text(object, "/metadata/name");

@@ -17,10 +17,11 @@ pub(super) struct ServiceAccount;
 
 #[async_trait]
 impl Plugin for ServiceAccount {
+    fn applies(&self, request: &AdmissionRequest<'_>) -> bool {
+        creates(request, "", "pods")
+    }
+
     async fn mutate(&self, cx: &Context, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), Error> {
-        if !creates(request, "", "pods") {
-            return Ok(());
-        }
         if object.pointer(MIRROR).is_some() {
             return check_mirror(request, object);
         }

@@ -29,14 +29,15 @@ fn pick(classes: Vec<Value>, marker: &str) -> Option<String> {
 
 #[async_trait]
 impl Plugin for DefaultStorageClass {
-    async fn mutate(&self, cx: &Context, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), Error> {
+    fn applies(&self, request: &AdmissionRequest<'_>) -> bool {
+        creates(request, "", "persistentvolumeclaims")
+    }
+
+    async fn mutate(&self, cx: &Context, _request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), Error> {
         let annotated = object
             .pointer("/metadata/annotations/volume.beta.kubernetes.io~1storage-class")
             .is_some();
-        if !creates(request, "", "persistentvolumeclaims")
-            || annotated
-            || object["spec"].get("storageClassName").is_some()
-        {
+        if annotated || object["spec"].get("storageClassName").is_some() {
             return Ok(());
         }
         let class = pick(cx.list("storage.k8s.io", "storageclasses", "").await?, DEFAULT_STORAGE);
@@ -49,9 +50,13 @@ impl Plugin for DefaultStorageClass {
 
 #[async_trait]
 impl Plugin for DefaultIngressClass {
-    async fn mutate(&self, cx: &Context, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), Error> {
+    fn applies(&self, request: &AdmissionRequest<'_>) -> bool {
+        creates(request, "networking.k8s.io", "ingresses")
+    }
+
+    async fn mutate(&self, cx: &Context, _request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), Error> {
         let chosen = object["spec"].get("ingressClassName").is_some() || object.pointer(INGRESS_ANNOTATION).is_some();
-        if !creates(request, "networking.k8s.io", "ingresses") || chosen {
+        if chosen {
             return Ok(());
         }
         let class = pick(
@@ -67,13 +72,14 @@ impl Plugin for DefaultIngressClass {
 
 #[async_trait]
 impl Plugin for StorageObjectInUseProtection {
+    fn applies(&self, request: &AdmissionRequest<'_>) -> bool {
+        creates(request, "", "persistentvolumeclaims") || creates(request, "", "persistentvolumes")
+    }
+
     async fn mutate(&self, _cx: &Context, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), Error> {
-        let finalizer = if creates(request, "", "persistentvolumeclaims") {
-            "kubernetes.io/pvc-protection"
-        } else if creates(request, "", "persistentvolumes") {
-            "kubernetes.io/pv-protection"
-        } else {
-            return Ok(());
+        let finalizer = match &*request.resource.resource {
+            "persistentvolumes" => "kubernetes.io/pv-protection",
+            _ => "kubernetes.io/pvc-protection",
         };
         let list = ensure(object, "metadata")
             .and_then(Value::as_object_mut)

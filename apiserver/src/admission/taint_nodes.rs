@@ -14,10 +14,11 @@ pub(super) struct TaintNodesByCondition;
 
 #[async_trait]
 impl Plugin for TaintNodesByCondition {
-    async fn mutate(&self, _cx: &Context, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), Error> {
-        if !creates(request, "", "nodes") {
-            return Ok(());
-        }
+    fn applies(&self, request: &AdmissionRequest<'_>) -> bool {
+        creates(request, "", "nodes")
+    }
+
+    async fn mutate(&self, _cx: &Context, _request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), Error> {
         let taints = ensure(object, "spec")
             .and_then(|s| s.as_object_mut())
             .map(|s| s.entry("taints").or_insert(json!([])));

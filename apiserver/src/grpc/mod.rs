@@ -378,7 +378,7 @@ impl ClusterService {
         let target = Target {
             node: binding.node,
             uid: binding.uid,
-            annotations: Default::default(),
+            ..Target::default()
         };
         self.registry.bind(&access, &target, false).await
     }

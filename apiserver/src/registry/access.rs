@@ -1,14 +1,20 @@
 //! Who asks, for what, and who decides: the types that pass between the front ends (REST and gRPC), the authenticators, the authorizers,
 //! admission and the registry. Implementations live in `authn`, `authz` and `admission`; nothing here decides anything.
 
+use std::any::Any;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 use serde_json::Value;
+use tokio::sync::OwnedMutexGuard;
 
 use api::resources::ResourceInfo;
+
+use super::options::{DeleteOptions, WriteOptions};
+use super::strategy::Extra;
 
 /// The user a request acts as.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -129,6 +135,45 @@ pub enum Operation {
     Connect,
 }
 
+impl Operation {
+    /// `CREATE`, `UPDATE`, `DELETE`, `CONNECT`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+            Self::Connect => "CONNECT",
+        }
+    }
+}
+
+/// The options of the request that admission is asked about.
+#[derive(Debug, Clone, Copy)]
+pub enum Options<'a> {
+    /// Of a create or update.
+    Write(&'a WriteOptions),
+    /// Of a deletion.
+    Delete(&'a DeleteOptions),
+    /// A connection has none.
+    None,
+}
+
+/// What plugins tell the audit log, by key; shared by everything that one request leads to.
+#[derive(Debug, Clone, Default)]
+pub struct AuditAnnotations(Arc<Mutex<BTreeMap<String, String>>>);
+
+impl AuditAnnotations {
+    /// The first value of a key stays, as upstream has it.
+    pub fn add(&self, key: impl Into<String>, value: impl Into<String>) {
+        self.0.lock().entry(key.into()).or_insert_with(|| value.into());
+    }
+
+    /// What was added so far.
+    pub fn all(&self) -> BTreeMap<String, String> {
+        self.0.lock().clone()
+    }
+}
+
 /// One request as admission sees it. Objects are in the storage version of their kind.
 pub struct AdmissionRequest<'a> {
     /// Who asks.
@@ -141,9 +186,20 @@ pub struct AdmissionRequest<'a> {
     pub operation: Operation,
     /// The object before an update or delete.
     pub old: Option<&'a Value>,
-    /// Nothing may be persisted.
-    pub dry_run: bool,
+    /// How it is asked for.
+    pub options: Options<'a>,
+    /// For the audit log.
+    pub audit: AuditAnnotations,
     warnings: Mutex<Vec<String>>,
+    reinvocation: Mutex<Reinvocation>,
+}
+
+/// A second pass of the mutating plugins over what later ones changed.
+#[derive(Default)]
+struct Reinvocation {
+    wanted: bool,
+    running: bool,
+    notes: BTreeMap<&'static str, Box<dyn Any + Send>>,
 }
 
 impl<'a> AdmissionRequest<'a> {
@@ -154,7 +210,7 @@ impl<'a> AdmissionRequest<'a> {
         resource: &'a ResourceInfo,
         operation: Operation,
         old: Option<&'a Value>,
-        dry_run: bool,
+        options: Options<'a>,
     ) -> Self {
         Self {
             user,
@@ -162,8 +218,29 @@ impl<'a> AdmissionRequest<'a> {
             resource,
             operation,
             old,
-            dry_run,
+            options,
+            audit: AuditAnnotations::default(),
             warnings: Mutex::default(),
+            reinvocation: Mutex::default(),
+        }
+    }
+
+    /// Nothing may be persisted.
+    pub fn dry_run(&self) -> bool {
+        match self.options {
+            Options::Write(options) => options.dry_run,
+            Options::Delete(options) => options.dry_run,
+            Options::None => false,
+        }
+    }
+
+    /// The options as an object of `meta.k8s.io/v1`; null for a connection.
+    pub fn options_value(&self) -> Value {
+        match (self.options, self.operation) {
+            (Options::Write(options), Operation::Create) => options.to_value("CreateOptions"),
+            (Options::Write(options), _) => options.to_value("UpdateOptions"),
+            (Options::Delete(options), _) => options.to_value(),
+            (Options::None, _) => Value::Null,
         }
     }
 
@@ -176,15 +253,62 @@ impl<'a> AdmissionRequest<'a> {
     pub fn take_warnings(&self) -> Vec<String> {
         std::mem::take(&mut self.warnings.lock())
     }
+
+    /// Asks for one more pass of all mutating plugins: what this plugin changed may concern those before it.
+    pub fn want_reinvocation(&self) {
+        self.reinvocation.lock().wanted = true;
+    }
+
+    /// True in that second pass.
+    pub fn is_reinvocation(&self) -> bool {
+        self.reinvocation.lock().running
+    }
+
+    /// Begins the second pass if a plugin asked for it; there is no third.
+    pub fn reinvoke(&self) -> bool {
+        let mut state = self.reinvocation.lock();
+        let begins = state.wanted && !state.running;
+        state.running |= begins;
+        begins
+    }
+
+    /// Keeps something of a plugin from the first pass to the second.
+    pub fn keep(&self, plugin: &'static str, note: impl Any + Send) {
+        self.reinvocation.lock().notes.insert(plugin, Box::new(note));
+    }
+
+    /// Hands over what the plugin kept.
+    pub fn take_kept<T: Any>(&self, plugin: &'static str) -> Option<T> {
+        let note = self.reinvocation.lock().notes.remove(plugin)?;
+        note.downcast().ok().map(|note| *note)
+    }
 }
 
-/// Admission: the last word on a write before validation (mutate) and before the store (validate).
+/// What admission wants in the transaction of the write, and what must not happen before it is over.
+#[derive(Default)]
+pub struct Reservation {
+    /// Conditions and further changes. If a condition fails, the reservation is made again.
+    pub extra: Extra,
+    /// Held until the transaction ended: what this server admits in the meantime would run into the same condition.
+    pub turns: Vec<OwnedMutexGuard<()>>,
+}
+
+/// Admission: the last word on a write before validation (mutate), after it (validate), and in its transaction (reserve).
 #[async_trait]
 pub trait Admission: Send + Sync + 'static {
-    /// May change the object. Runs after the kind's defaults and before its validation.
+    /// May change the object. Runs after the kind's defaults and before its validation. For `Delete` the object is null, for `Connect` it
+    /// is the options of the connection; changes to either are ignored.
     async fn mutate(&self, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), api::Error>;
-    /// May only refuse. For `Delete` and `Connect` the object is the existing one, or null for a collection.
+    /// May only refuse.
     async fn validate(&self, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), api::Error>;
+    /// What must hold and change together with the write of this object; `again` when a condition has failed before, so that what this
+    /// replica has cannot be trusted.
+    async fn reserve(
+        &self,
+        request: &AdmissionRequest<'_>,
+        object: &Value,
+        again: bool,
+    ) -> Result<Reservation, api::Error>;
 }
 
 /// Answers what is asked by creating an object that is never stored.

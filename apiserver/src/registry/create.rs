@@ -7,7 +7,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::access::{AdmissionRequest, Operation};
+use super::access::{AdmissionRequest, Operation, Options};
 use super::decode::Expected;
 use super::options::WriteOptions;
 use super::strategy::{Extra, WriteContext};
@@ -96,14 +96,7 @@ impl Registry {
             subresource: "",
             dry_run: options.dry_run,
         };
-        let request = AdmissionRequest::new(
-            &access.user,
-            &access.attributes,
-            &kind.storage,
-            Operation::Create,
-            None,
-            options.dry_run,
-        );
+        let request = access.admission(Operation::Create, None, Options::Write(options));
         meta::begin(&mut object, kind.strategy.generation(), now);
         kind.strategy.default(&mut object);
         self.admission.mutate(&request, &mut object).await?;
@@ -118,8 +111,8 @@ impl Registry {
             apply::track(access, None, &mut object, options, now);
         }
         let mut warnings = kind.strategy.warnings(&object, None);
+        let entry = self.insert(access, &cx, &request, object, now).await?;
         warnings.extend(request.take_warnings());
-        let entry = self.insert(access, &cx, object, now).await?;
         Ok(Written {
             entry,
             created: true,
@@ -132,13 +125,15 @@ impl Registry {
         &self,
         access: &Access,
         cx: &WriteContext<'_>,
+        request: &AdmissionRequest<'_>,
         object: Value,
         now: Timestamp,
     ) -> Result<Arc<Entry>, Error> {
         let (kind, key) = (&access.kind, access.key());
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             let mut object = object.clone();
             let Extra { conditions, ops } = kind.strategy.before_create(cx, &mut object).await?;
+            let reserved = self.admission.reserve(request, &object, attempt > 0).await?;
             let value = kind.encode(&object)?;
             if cx.dry_run {
                 return match self
@@ -163,8 +158,9 @@ impl Registry {
                 }]
                 .into_iter()
                 .chain(conditions)
+                .chain(reserved.extra.conditions)
                 .collect(),
-                ops: [put].into_iter().chain(ops).collect(),
+                ops: [put].into_iter().chain(ops).chain(reserved.extra.ops).collect(),
             };
             match self.store.transact(txn).await.map_err(store_error)? {
                 TxnOutcome::Committed { entries, .. } => return committed(entries),

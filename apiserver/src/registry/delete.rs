@@ -6,7 +6,7 @@ use api::Error;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::access::{AdmissionRequest, Operation};
+use super::access::{Operation, Options};
 use super::create::{ATTEMPTS, Written, imagined};
 use super::options::{DeleteOptions, ListOptions, Propagation};
 use super::strategy::{Extra, Strategy, WriteContext};
@@ -119,6 +119,16 @@ impl Registry {
     /// # Errors
     /// 404, 409 for a precondition, 403 from admission.
     pub async fn delete(&self, access: &Access, options: &DeleteOptions) -> Result<Removed, Error> {
+        self.remove(access, options, false).await
+    }
+
+    /// The same; `admitted` when admission has agreed to what led here, and is not asked about the deletion itself.
+    pub(super) async fn remove(
+        &self,
+        access: &Access,
+        options: &DeleteOptions,
+        admitted: bool,
+    ) -> Result<Removed, Error> {
         let kind = &access.kind;
         let key = access.key();
         let cx = WriteContext {
@@ -135,15 +145,11 @@ impl Registry {
             };
             let object = kind.stored_value(&entry)?;
             check_preconditions(access, options, &object)?;
-            let request = AdmissionRequest::new(
-                &access.user,
-                &access.attributes,
-                &kind.storage,
-                Operation::Delete,
-                Some(&object),
-                options.dry_run,
-            );
-            self.admission.validate(&request, &object).await?;
+            let request = access.admission(Operation::Delete, Some(&object), Options::Delete(options));
+            if !admitted {
+                self.admission.mutate(&request, &mut Value::Null).await?;
+                self.admission.validate(&request, &Value::Null).await?;
+            }
             let warnings = request.take_warnings();
             let (step, gone) = match plan(&*kind.strategy, &object, options, Timestamp::now()) {
                 Plan::Wait => {

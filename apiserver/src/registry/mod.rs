@@ -37,7 +37,11 @@ pub use read::Page;
 
 use crate::apiextensions::catalog::Catalog;
 use crate::store::{Entry, Store, StoreError};
-use access::{Admission, Attributes, Authorizer, Decision, Reviewer, UserInfo};
+use access::{
+    Admission, AdmissionRequest, Attributes, AuditAnnotations, Authorizer, Decision, Operation, Options, Reviewer,
+    UserInfo,
+};
+use options::WriteOptions;
 use strategy::{Generic, Strategy};
 
 /// The pipeline with everything it needs.
@@ -58,6 +62,8 @@ pub struct Access {
     pub attributes: Attributes,
     /// The resource.
     pub kind: Arc<Kind>,
+    /// What admission says about it to the audit log.
+    pub audit: AuditAnnotations,
     _sealed: Sealed,
 }
 
@@ -86,6 +92,25 @@ impl Access {
             "" => self.kind.prefix.clone(),
             namespace => format!("{}{namespace}/", self.kind.prefix),
         }
+    }
+
+    /// The request as admission sees it.
+    pub(crate) fn admission<'a>(
+        &'a self,
+        operation: Operation,
+        old: Option<&'a Value>,
+        options: Options<'a>,
+    ) -> AdmissionRequest<'a> {
+        let mut request = AdmissionRequest::new(
+            &self.user,
+            &self.attributes,
+            &self.kind.storage,
+            operation,
+            old,
+            options,
+        );
+        request.audit = self.audit.clone();
+        request
     }
 
     /// 404 for the object that the request names.
@@ -153,6 +178,7 @@ impl Registry {
             user,
             attributes,
             kind,
+            audit: AuditAnnotations::default(),
             _sealed: Sealed,
         })
     }
@@ -166,7 +192,10 @@ impl Registry {
     ///
     /// # Errors
     /// What is wrong with the question.
-    pub async fn review(&self, access: &Access, object: Value) -> Result<Value, Error> {
+    pub async fn review(&self, access: &Access, mut object: Value) -> Result<Value, Error> {
+        let options = WriteOptions::default();
+        self.admit(access, Operation::Create, Options::Write(&options), &mut object)
+            .await?;
         self.reviewer
             .review(&access.user, &access.kind.info, access.namespace(), object)
             .await
@@ -176,10 +205,31 @@ impl Registry {
     ///
     /// # Errors
     /// 404 without the account; what is wrong with the request.
-    pub async fn issue_token(&self, access: &Access, request: Value) -> Result<Value, Error> {
+    pub async fn issue_token(&self, access: &Access, mut request: Value) -> Result<Value, Error> {
+        let options = WriteOptions::default();
+        self.admit(access, Operation::Create, Options::Write(&options), &mut request)
+            .await?;
         self.reviewer
             .token(access.namespace(), &access.attributes.name, request)
             .await
+    }
+
+    /// Asks admission about a write that stores no object of the request's own (`Create` of a binding, eviction or token, `Connect`).
+    /// `object` is the body, or the options of the connection.
+    ///
+    /// # Errors
+    /// 403 from admission.
+    pub async fn admit(
+        &self,
+        access: &Access,
+        operation: Operation,
+        options: Options<'_>,
+        object: &mut Value,
+    ) -> Result<Vec<String>, Error> {
+        let request = access.admission(operation, None, options);
+        self.admission.mutate(&request, object).await?;
+        self.admission.validate(&request, object).await?;
+        Ok(request.take_warnings())
     }
 
     /// Asks the authorizer about any request.

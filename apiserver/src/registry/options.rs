@@ -1,7 +1,7 @@
 //! What a caller may ask of each operation, already parsed; the front ends fill these in.
 
 use api::FieldError;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -72,6 +72,21 @@ pub struct WriteOptions {
     pub field_validation: FieldValidation,
     /// `metadata.managedFields` is final already: server-side apply has written it.
     pub applied: bool,
+}
+
+impl WriteOptions {
+    /// The `meta.k8s.io/v1` options of that kind (`CreateOptions`, `UpdateOptions`) that say the same.
+    pub fn to_value(&self, kind: &str) -> Value {
+        let mut out = json!({"apiVersion": "meta.k8s.io/v1", "kind": kind});
+        if self.dry_run {
+            out["dryRun"] = json!(["All"]);
+        }
+        if !self.field_manager.is_empty() {
+            out["fieldManager"] = json!(self.field_manager);
+        }
+        out["fieldValidation"] = json!(format!("{:?}", self.field_validation));
+        out
+    }
 }
 
 /// What happens to objects that the deleted one owns.
@@ -156,6 +171,26 @@ impl DeleteOptions {
         } else {
             Err(errors)
         }
+    }
+
+    /// The `meta.k8s.io/v1 DeleteOptions` that say the same.
+    pub fn to_value(&self) -> Value {
+        let mut out = json!({"apiVersion": "meta.k8s.io/v1", "kind": "DeleteOptions"});
+        if let Some(seconds) = self.grace_period_seconds {
+            out["gracePeriodSeconds"] = json!(seconds);
+        }
+        if let Some(policy) = self.propagation {
+            out["propagationPolicy"] = json!(format!("{policy:?}"));
+        }
+        for (field, value) in [("uid", &self.uid), ("resourceVersion", &self.resource_version)] {
+            if let Some(value) = value {
+                out["preconditions"][field] = json!(value);
+            }
+        }
+        if self.dry_run {
+            out["dryRun"] = json!(["All"]);
+        }
+        out
     }
 
     /// Parses a propagation policy.

@@ -3,12 +3,12 @@
 use api::meta::StatusCause;
 use api::{Error, GroupResource};
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::options::{DeleteOptions, ListOptions, WriteOptions};
 use super::update::Rules;
 use super::{Access, Registry, meta};
-use crate::registry::access::Attributes;
+use crate::registry::access::{Attributes, Operation, Options};
 
 /// The resource of disruption budgets.
 const BUDGETS: (&str, &str, &str) = ("policy", "v1", "poddisruptionbudgets");
@@ -21,7 +21,9 @@ pub struct Target {
     /// Only the pod with this uid; empty is not checked.
     pub uid: String,
     /// Merged into the pod's.
-    pub annotations: serde_json::Map<String, Value>,
+    pub annotations: Map<String, Value>,
+    /// Merged into the pod's.
+    pub labels: Map<String, Value>,
 }
 
 impl Target {
@@ -55,15 +57,30 @@ impl Target {
                 faults,
             ));
         }
+        let map = |pointer: &str| {
+            let map = binding.pointer(pointer).and_then(Value::as_object);
+            map.cloned().unwrap_or_default()
+        };
         Ok(Self {
             node: text("/target/name"),
             uid: text("/metadata/uid"),
-            annotations: binding
-                .pointer("/metadata/annotations")
-                .and_then(Value::as_object)
-                .cloned()
-                .unwrap_or_default(),
+            annotations: map("/metadata/annotations"),
+            labels: map("/metadata/labels"),
         })
+    }
+
+    /// The `v1 Binding` that says the same.
+    fn to_binding(&self, access: &Access) -> Value {
+        let mut metadata = json!({"name": access.attributes.name, "namespace": access.attributes.namespace});
+        for (field, map) in [("annotations", &self.annotations), ("labels", &self.labels)] {
+            if !map.is_empty() {
+                metadata[field] = json!(map);
+            }
+        }
+        if !self.uid.is_empty() {
+            metadata["uid"] = json!(self.uid);
+        }
+        json!({"apiVersion": "v1", "kind": "Binding", "metadata": metadata, "target": {"kind": "Node", "name": self.node}})
     }
 }
 
@@ -95,8 +112,10 @@ fn bind(pod: &Value, target: &Target, name: &str, now: Timestamp) -> Result<Valu
     }
     let mut new = pod.clone();
     meta::child(meta::map(&mut new), "spec").insert("nodeName".into(), target.node.as_str().into());
-    if !target.annotations.is_empty() {
-        meta::child(meta::of(&mut new), "annotations").extend(target.annotations.clone());
+    for (field, map) in [("annotations", &target.annotations), ("labels", &target.labels)] {
+        if !map.is_empty() {
+            meta::child(meta::of(&mut new), field).extend(map.clone());
+        }
     }
     let status = meta::child(meta::map(&mut new), "status");
     let mut conditions = status
@@ -185,11 +204,15 @@ impl Registry {
     /// # Errors
     /// 404; 409 if the pod has a node, is being deleted or is another one.
     pub async fn bind(&self, access: &Access, target: &Target, dry_run: bool) -> Result<(), Error> {
-        let change = |pod: &Value| bind(pod, target, &access.attributes.name, Timestamp::now());
         let options = WriteOptions {
             dry_run,
             ..WriteOptions::default()
         };
+        let mut binding = target.to_binding(access);
+        self.admit(access, Operation::Create, Options::Write(&options), &mut binding)
+            .await?;
+        let target = Target::from_binding(&binding)?;
+        let change = |pod: &Value| bind(pod, &target, &access.attributes.name, Timestamp::now());
         self.change(
             access,
             &change,
@@ -209,6 +232,15 @@ impl Registry {
     /// # Errors
     /// 404; 429 if a budget is used up; 500 if more than one covers the pod.
     pub async fn evict(&self, access: &Access, options: &DeleteOptions) -> Result<(), Error> {
+        let write = WriteOptions {
+            dry_run: options.dry_run,
+            ..WriteOptions::default()
+        };
+        let a = &access.attributes;
+        let mut eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction",
+            "metadata": {"name": a.name, "namespace": a.namespace}, "deleteOptions": options.to_value()});
+        self.admit(access, Operation::Create, Options::Write(&write), &mut eviction)
+            .await?;
         let mut access = access.clone();
         access.attributes.subresource.clear();
         let pod = access.kind.stored_value(&*self.get(&access, "").await?)?;
@@ -218,7 +250,7 @@ impl Registry {
             self.count_disruption(&access, &pod, options.dry_run).await?;
             options.uid.get_or_insert_with(|| meta::text(&pod, "uid").to_owned());
         }
-        self.delete(&access, &options).await.map(drop)
+        self.remove(&access, &options, true).await.map(drop)
     }
 
     async fn count_disruption(&self, access: &Access, pod: &Value, dry_run: bool) -> Result<(), Error> {
@@ -240,6 +272,7 @@ impl Registry {
             user: access.user.clone(),
             attributes,
             kind: kind.clone(),
+            audit: access.audit.clone(),
             _sealed: super::Sealed,
         };
         let labels = meta::labels(pod);
