@@ -14,6 +14,7 @@ pub mod discovery;
 pub mod grpc;
 pub mod http;
 pub mod kinds;
+pub mod outgoing;
 pub mod registry;
 pub mod store;
 mod streams;
