@@ -401,4 +401,17 @@ mod tests {
         };
         assert_eq!((config.listen.port(), this.name.as_str()), (7000, "flag"));
     }
+
+    #[test]
+    fn wrong_files_are_refused_in_one_line() {
+        let sample = serde_json::json!({
+            "apiVersion": API_VERSION, "kind": KIND, "bindAddress": "127.0.0.1", "securePort": 7000, "advertiseAddress": "10.0.0.1",
+            "tlsCertFile": "c", "serviceClusterIpRange": "10.0.0.0/16", "serviceNodePortRange": "30000-30100",
+            "serviceAccountKeyFile": ["k"], "raftId": 2, "raftMembers": "1=a@10.0.0.1:6443,2=b@10.0.0.2:6443",
+        });
+        let refused = daemon::config::testing::read_wrong_documents(&sample, |file| {
+            settings(&["--config", file.to_str().unwrap()]).map(drop)
+        });
+        assert!(refused > 90, "{refused}");
+    }
 }

@@ -459,4 +459,22 @@ mod tests {
         }
         assert!(duration("40").is_err() && duration("-1s").is_err());
     }
+
+    #[test]
+    fn wrong_files_are_refused_in_one_line() {
+        let sample = serde_json::json!({
+            "apiVersion": "kubecontrollermanager.config.k8s.io/v1alpha1", "kind": "KubeControllerManagerConfiguration",
+            "generic": {"leaderElection": {"leaderElect": true, "leaseDuration": "15s", "renewDeadline": "10s", "retryPeriod": "2s"},
+                        "controllers": ["*", "-deployment-controller"]},
+            "kubeCloudShared": {"clusterCIDR": "10.1.0.0/16,fd00::/48", "allocateNodeCIDRs": true},
+            "nodeIPAMController": {"nodeCIDRMaskSizeIPv4": 24, "nodeCIDRMaskSizeIPv6": 64},
+            "nodeLifecycleController": {"nodeMonitorGracePeriod": "1m30s"},
+            "podGCController": {"terminatedPodGCThreshold": 7},
+            "deploymentController": {"concurrentDeploymentSyncs": 3},
+        });
+        let refused = daemon::config::testing::read_wrong_documents(&sample, |file| {
+            Config::load(flags(&["--config", file.to_str().unwrap()])).map(drop)
+        });
+        assert!(refused > 150, "{refused}");
+    }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::Kubectl;
+use crate::{Kubectl, eventually};
 
 /// A program of the suite, as built beside the test that runs.
 ///
@@ -39,6 +39,7 @@ fn path_of(name: &str) -> PathBuf {
 /// See the module.
 pub struct Cluster {
     folder: tempfile::TempDir,
+    kubectl: PathBuf,
 }
 
 impl Cluster {
@@ -51,7 +52,10 @@ impl Cluster {
             .prefix("keelson-test-")
             .tempdir()
             .expect("a temporary folder");
-        let cluster = Self { folder };
+        let cluster = Self {
+            folder,
+            kubectl: "kubectl".into(),
+        };
         cluster.keelson(&[
             "up",
             "--nodes",
@@ -67,6 +71,13 @@ impl Cluster {
         demand("keelson image build-web", &built.expect("run keelson"));
         cluster.keelson(&["import", archive.to_str().expect("a path in UTF-8")]);
         cluster
+    }
+
+    /// The same cluster, spoken to with another kubectl.
+    #[must_use]
+    pub fn with_kubectl(mut self, program: PathBuf) -> Self {
+        self.kubectl = program;
+        self
     }
 
     /// Its folder.
@@ -102,7 +113,7 @@ impl Cluster {
 
     /// kubectl as the cluster's administrator.
     pub fn kubectl(&self) -> Kubectl {
-        Kubectl::new(self.dir().join("pki/admin.kubeconfig"))
+        Kubectl::new(self.kubectl.clone(), self.dir().join("pki/admin.kubeconfig"))
     }
 
     /// The process of a daemon: `kubelet` of `node-1`.
@@ -119,6 +130,19 @@ impl Cluster {
         let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         let first = text.split_whitespace().next().and_then(|pid| pid.parse().ok());
         first.unwrap_or_else(|| panic!("{}: no pid in {text:?}", file.display()))
+    }
+}
+
+impl Cluster {
+    /// Ends a daemon without a chance to say goodbye, and waits until it is gone.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill(&self, node: &str, daemon: &str) {
+        let pid = self.pid(node, daemon).to_string();
+        let killed = Command::new("kill").args(["-9", &pid]).status().expect("run kill");
+        assert!(killed.success(), "kill {daemon} of {node}");
+        eventually("it is gone", || !Path::new("/proc").join(&pid).join("exe").exists());
     }
 }
 

@@ -526,4 +526,18 @@ mod tests {
             assert_eq!(parse_duration(text), None, "{text}");
         }
     }
+
+    #[test]
+    fn wrong_files_are_refused_in_one_line() {
+        let sample = json!({"apiVersion": API_VERSION, "kind": KIND,
+            "clusterCIDR": "10.0.0.0/8", "hostnameOverride": "file", "mode": "nftables", "clientConnection": {"kubeconfig": "k"},
+            "nodePortAddresses": ["192.0.2.0/24"], "conntrack": {"maxPerCore": 0, "min": 5, "udpTimeout": "1m30s", "tcpBeLiberal": true},
+            "nftables": {"masqueradeAll": true, "masqueradeBit": 3, "minSyncPeriod": "1s", "syncPeriod": "30s"},
+            "nodeNetwork": {"mode": "vxlan", "vxlanPort": 1, "dnsAddresses": ["10.96.0.10"], "clusterDomain": "c.local"}});
+        let refused = daemon::config::testing::read_wrong_documents(&sample, |file| {
+            let flags = flags(&["--config", file.to_str().unwrap()]);
+            Config::merge(&flags, File::load(&flags)?).map(drop)
+        });
+        assert!(refused > 150, "{refused}");
+    }
 }

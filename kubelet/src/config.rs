@@ -413,4 +413,31 @@ mod tests {
         assert!(taint("a=b").is_err() && taint("a:Sometimes").is_err());
         assert_eq!(pair("a=b=c"), Ok(("a".into(), "b=c".into())));
     }
+
+    #[test]
+    fn wrong_files_are_refused_in_one_line() {
+        let sample = serde_json::json!({
+            "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
+            "address": "127.0.0.1", "port": 10250, "tlsCertFile": "c", "tlsPrivateKeyFile": "k",
+            "authentication": {"x509": {"clientCAFile": "a"}}, "clusterDNS": ["10.96.0.10"], "maxPods": 10, "podPidsLimit": -1,
+            "cgroupDriver": "cgroupfs", "containerLogMaxSize": "10Mi", "containerLogMaxFiles": 3, "registerNode": true,
+            "registerWithTaints": [{"key": "a", "effect": "NoSchedule"}], "nodeStatusUpdateFrequency": "10s",
+            "systemReserved": {"cpu": "100m"}, "evictionHard": {"memory.available": "100Mi"}, "imageGCHighThresholdPercent": 85,
+        });
+        let refused = daemon::config::testing::read_wrong_documents(&sample, |file| {
+            let flags: Flags = clap::Parser::try_parse_from([
+                "kubelet".as_ref(),
+                "--hostname-override=n1".as_ref(),
+                "--node-ip=192.0.2.1".as_ref(),
+                "--kubeconfig=k".as_ref(),
+                "--config".as_ref(),
+                file.as_os_str(),
+            ])
+            .unwrap();
+            Settings::load(&flags)
+                .and_then(|settings| settings.log_max_size())
+                .map(drop)
+        });
+        assert!(refused > 200, "{refused}");
+    }
 }

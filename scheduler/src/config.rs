@@ -212,4 +212,26 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn wrong_files_are_refused_in_one_line() {
+        let sample = serde_json::json!({
+            "apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration",
+            "clientConnection": {"kubeconfig": "k"},
+            "leaderElection": {"leaderElect": true, "resourceNamespace": "n", "resourceName": "l"},
+            "percentageOfNodesToScore": 50, "podInitialBackoffSeconds": 2, "podMaxBackoffSeconds": 20,
+            "profiles": [{"schedulerName": "a"}, {"schedulerName": "b"}],
+        });
+        let refused = daemon::config::testing::read_wrong_documents(&sample, |file| {
+            let mut flags = <Flags as clap::Parser>::parse_from([
+                "kube-scheduler",
+                "--tls-cert-file=c",
+                "--tls-private-key-file=k",
+                "--client-ca-file=a",
+            ]);
+            flags.config = Some(file.to_owned());
+            Config::new(&flags).map(drop)
+        });
+        assert!(refused > 90, "{refused}");
+    }
 }

@@ -1,6 +1,6 @@
 //! Daemons that are killed and started again: containers and connections go on.
 
-use integration_tests::{Cluster, eventually, poll};
+use integration_tests::{Cluster, poll};
 
 use crate::namespace;
 
@@ -24,15 +24,7 @@ pub fn daemons(cluster: &Cluster) {
         "kubelet",
         "kube-proxy",
     ] {
-        let pid = cluster.pid("node-1", daemon).to_string();
-        let killed = std::process::Command::new("kill")
-            .args(["-9", &pid])
-            .status()
-            .expect("run kill");
-        assert!(killed.success(), "kill {daemon}");
-        eventually("it is gone", || {
-            !std::path::Path::new("/proc").join(&pid).join("exe").exists()
-        });
+        cluster.kill("node-1", daemon);
     }
     cluster.keelson(&["up"]);
     poll("the API answers with everything that it had", || {

@@ -8,6 +8,31 @@ use integration_tests::{Cluster, poll};
 
 use crate::{has, namespace};
 
+/// Logs of a container that ran before.
+pub fn previous(cluster: &Cluster) {
+    let kubectl = cluster.kubectl();
+    let n = namespace(cluster, "previous");
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers:\n  - {name: c, image: 'keelson.dev/web:1', command: [sh, -c, 'echo run of $(date +%s%N); sleep 1; exit 1']}\n";
+    kubectl.run_with(&format!("apply -n {n} -f -"), pod);
+    let restarts = "jsonpath={.status.containerStatuses[0].restartCount}";
+    poll("a restart", || {
+        let count = kubectl.run(&format!("get pod p -n {n} -o {restarts}"));
+        if count.parse().unwrap_or(0) > 0 {
+            Ok(())
+        } else {
+            Err(count)
+        }
+    });
+    let before = kubectl.run(&format!("logs p -n {n} --previous"));
+    let now = kubectl.run(&format!("logs p -n {n}"));
+    assert!(
+        before.starts_with("run of ") && now.starts_with("run of "),
+        "{before}{now}"
+    );
+    assert_ne!(before, now, "each run has its own log");
+    kubectl.run(&format!("delete pod p -n {n} --now"));
+}
+
 pub fn streams(cluster: &Cluster) {
     let kubectl = cluster.kubectl();
     let n = namespace(cluster, "streams");

@@ -54,7 +54,8 @@ pub fn rollouts(cluster: &Cluster) {
     k("set image deployment/web web=keelson.dev/web:1");
     k("rollout resume deployment/web");
     k("scale deployment/web --replicas=3");
-    k("wait --for=jsonpath={.status.readyReplicas}=3 deployment/web --timeout=90s");
+    k("rollout status deployment/web --timeout=90s");
+    assert_eq!(k("get deployment/web -o jsonpath={.status.readyReplicas}"), "3");
     k("scale deployment/web --replicas=1");
     poll("one pod is left", || {
         let pods = k("get pods --no-headers -o name");
@@ -64,6 +65,98 @@ pub fn rollouts(cluster: &Cluster) {
     assert_eq!(k("get pods -o name").lines().count(), 1, "orphans stay");
     k("delete replicaset --all");
     poll("dependants are collected", || {
+        let pods = k("get pods -o name");
+        pods.is_empty().then_some(()).ok_or(pods)
+    });
+}
+
+const SETS: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: db}
+spec: {clusterIP: None, selector: {app: db}, ports: [{port: 8080}]}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db}
+spec:
+  serviceName: db
+  replicas: 2
+  selector: {matchLabels: {app: db}}
+  template:
+    metadata: {labels: {app: db}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{name: db, image: "keelson.dev/web:1"}]
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: agent}
+spec:
+  selector: {matchLabels: {app: agent}}
+  template:
+    metadata: {labels: {app: agent}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{name: agent, image: "keelson.dev/web:1"}]
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: sum}
+spec:
+  completions: 3
+  parallelism: 2
+  template:
+    spec:
+      restartPolicy: Never
+      containers: [{name: sum, image: "keelson.dev/web:1", command: [sh, -c, "echo $((1 + 1))"]}]
+"#;
+
+/// StatefulSets, DaemonSets and Jobs, to their ends.
+pub fn sets(cluster: &Cluster) {
+    let kubectl = cluster.kubectl();
+    let n = namespace(cluster, "sets");
+    let k = |line: &str| kubectl.run(&format!("{line} -n {n}"));
+    kubectl.run_with(&format!("apply -n {n} -f -"), SETS);
+    for name in ["statefulset/db", "daemonset/agent"] {
+        k(&format!("rollout status {name} --timeout=90s"));
+    }
+    assert_eq!(
+        k("get pods -l app=db -o name --sort-by=.metadata.name"),
+        "pod/db-0\npod/db-1\n"
+    );
+    poll("the name of a member", || {
+        let found = kubectl.call(&format!("exec db-1 -n {n} -- nslookup db-0.db.{n}.svc.cluster.local"));
+        let ip = k("get pod db-0 -o jsonpath={.status.podIP}");
+        if found.out.contains(&ip) {
+            Ok(())
+        } else {
+            Err(found.out + &found.err)
+        }
+    });
+    let uid = || k("get pod db-0 -o jsonpath={.metadata.uid}");
+    let first = uid();
+    for name in ["statefulset/db", "daemonset/agent"] {
+        k(&format!("set env {name} COLOR=blue"));
+        k(&format!("rollout status {name} --timeout=90s"));
+        has(&k(&format!("rollout history {name}")), &["1", "2"]);
+        k(&format!("rollout undo {name}"));
+        k(&format!("rollout status {name} --timeout=90s"));
+        has(&k(&format!("rollout history {name}")), &["3"]);
+    }
+    assert_ne!(uid(), first, "a member keeps its name, not its pod");
+    k("scale statefulset/db --replicas=1");
+    poll("the last member leaves first", || {
+        let pods = k("get pods -l app=db -o name");
+        (pods == "pod/db-0\n").then_some(()).ok_or(pods)
+    });
+    k("wait --for=condition=complete job/sum --timeout=90s");
+    has(&k("get job sum"), &["3/3"]);
+    assert_eq!(k("logs -l job-name=sum"), "2\n2\n2\n");
+    for name in ["statefulset/db", "daemonset/agent", "job/sum"] {
+        k(&format!("delete {name}"));
+    }
+    poll("their pods go with them", || {
         let pods = k("get pods -o name");
         pods.is_empty().then_some(()).ok_or(pods)
     });

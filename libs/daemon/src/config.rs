@@ -17,7 +17,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// The file is not the YAML that was expected.
-    #[error("{}: {what}", path.display())]
+    #[error("{}: {}", path.display(), printable(what))]
     Content {
         /// The file.
         path: PathBuf,
@@ -25,7 +25,7 @@ pub enum ConfigError {
         what: String,
     },
     /// A flag, or flags together, make no sense.
-    #[error("{0}")]
+    #[error("{}", printable(.0))]
     Usage(String),
 }
 
@@ -44,6 +44,19 @@ pub fn load<T: DeserializeOwned>(path: &Path, api_version: &str, kind: &str) -> 
         path: path.to_owned(),
         what,
     })
+}
+
+/// The longest complaint about a file, characters.
+const LONGEST: usize = 500;
+
+/// An error may quote the file: whatever it holds, the complaint is one line of bounded length.
+fn printable(text: &str) -> String {
+    let escaped = text.chars().flat_map(|c| {
+        let control = c.is_control().then(|| c.escape_default());
+        let plain = control.is_none().then_some(c);
+        control.into_iter().flatten().chain(plain)
+    });
+    escaped.take(LONGEST).collect()
 }
 
 fn parse<T: DeserializeOwned>(text: &str, api_version: &str, kind: &str) -> Result<T, String> {
@@ -84,6 +97,104 @@ fn one_line(text: &str) -> String {
         .find(|line| !line.is_empty())
         .unwrap_or("not YAML")
         .to_owned()
+}
+
+/// For the tests of those who read configuration files.
+pub mod testing {
+    use std::fmt::Display;
+    use std::path::Path;
+
+    use serde_json::{Value, json};
+
+    /// Hands a reader the sample with each of its values, one at a time, replaced by values that make no sense there, and answers how many of these documents
+    /// it refused.
+    ///
+    /// # Panics
+    /// When the reader does, when a refusal is not one line, or when the sample itself is refused.
+    pub fn read_wrong_documents<E: Display>(sample: &Value, read: impl Fn(&Path) -> Result<(), E>) -> usize {
+        let file = std::env::temp_dir().join(format!("keelson-config-{}-{:p}.yaml", std::process::id(), sample));
+        let refusal = |text: &str| {
+            std::fs::write(&file, text).expect("write a file");
+            let refusal = read(&file).err().map(|error| error.to_string());
+            if let Some(line) = &refusal {
+                assert!(
+                    !line.contains('\n') && (1..2500).contains(&line.len()),
+                    "{:.2000}: {line:.2000?}",
+                    text
+                );
+            }
+            refusal
+        };
+        assert_eq!(refusal(&sample.to_string()), None, "the sample is right");
+        let mut refused = 0;
+        for pointer in pointers(sample, "") {
+            for wrong in wrong_values() {
+                let mut document = sample.clone();
+                if let Some(place) = document.pointer_mut(&pointer) {
+                    *place = wrong;
+                }
+                refused += usize::from(refusal(&document.to_string()).is_some());
+            }
+        }
+        for text in [
+            "",
+            "\0",
+            "[",
+            "a: b: c",
+            "&a [*a]",
+            "{a: 1, a: 2}",
+            "--- 1\n--- 2\n",
+            "\u{feff}!!binary x",
+            "? ",
+        ] {
+            assert!(refusal(text).is_some(), "{text:?} is no configuration");
+        }
+        // A file that cannot be removed does no harm.
+        let _ = std::fs::remove_file(&file);
+        refused
+    }
+
+    fn wrong_values() -> [Value; 16] {
+        let deep = (0..200).fold(json!(1), |inner, _| json!([inner]));
+        [
+            json!(null),
+            json!(true),
+            json!(-1),
+            json!(0),
+            json!(1.5e300),
+            json!(u64::MAX),
+            json!(""),
+            json!("no such thing"),
+            json!("99999999999999999999h"),
+            json!("1e999"),
+            json!("\n\u{0}\u{1F600}/.."),
+            json!("x".repeat(100_000)),
+            json!([]),
+            json!([null]),
+            json!({"": {}}),
+            deep,
+        ]
+    }
+
+    fn pointers(value: &Value, at: &str) -> Vec<String> {
+        let children: Vec<(String, &Value)> = match value {
+            Value::Object(map) => map
+                .iter()
+                .map(|(key, value)| (key.replace('~', "~0").replace('/', "~1"), value))
+                .collect(),
+            Value::Array(items) => items
+                .iter()
+                .enumerate()
+                .map(|(i, value)| (i.to_string(), value))
+                .collect(),
+            _ => Vec::new(),
+        };
+        let mut all = vec![at.to_owned()];
+        for (key, child) in children {
+            all.extend(pointers(child, &format!("{at}/{key}")));
+        }
+        all
+    }
 }
 
 #[cfg(test)]
