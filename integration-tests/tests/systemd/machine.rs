@@ -4,6 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -23,8 +24,8 @@ pub struct Machine {
 
 impl Machine {
     /// Boots a machine that sees `folders` (of this machine, where in the new one), read-only.
-    pub fn boot(folders: &[(&Path, &str)]) -> Self {
-        let name = format!("keelson-{}", std::process::id());
+    pub fn boot(label: &str, folders: &[(&Path, &str)]) -> Self {
+        let name = format!("keelson-{}-{label}", std::process::id());
         let cgroups = make_cgroups(&name);
         let mut command = Command::new("sh");
         // nspawn makes its cgroups below the one it is started in.
@@ -105,8 +106,50 @@ impl Machine {
         });
     }
 
+    /// A cable between two machines, with an address of a /24 at each end.
+    pub fn connect(ends: [(&Self, &str); 2]) {
+        let name = |i: usize| format!("kt{i}-{}", std::process::id());
+        let (a, b) = (name(0), name(1));
+        host(&["ip", "link", "add", &a, "type", "veth", "peer", "name", &b]);
+        for ((machine, address), link) in ends.into_iter().zip([&a, &b]) {
+            host(&[
+                "ip",
+                "link",
+                "set",
+                link,
+                "netns",
+                &machine.init.to_string(),
+                "name",
+                "host0",
+            ]);
+            machine.run(["ip", "address", "add", &format!("{address}/24"), "dev", "host0"]);
+            machine.run(["ip", "link", "set", "host0", "up"]);
+            machine.run(["ip", "link", "set", "lo", "up"]);
+        }
+    }
+
+    /// Writes a file of the machine.
+    pub fn write(&self, path: &str, content: &[u8]) {
+        let mut child = self
+            .command(["sh", "-c", "cat > \"$0\"", path])
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("run nsenter");
+        child
+            .stdin
+            .take()
+            .expect("its input")
+            .write_all(content)
+            .expect("write");
+        assert!(child.wait().expect("wait").success(), "write {path}");
+    }
+
     /// Runs a program in the machine, to whatever end.
     pub fn try_run<S: AsRef<OsStr>>(&self, command: impl IntoIterator<Item = S>) -> Output {
+        self.command(command).output().expect("run nsenter")
+    }
+
+    fn command<S: AsRef<OsStr>>(&self, command: impl IntoIterator<Item = S>) -> Command {
         let mut nsenter = Command::new("nsenter");
         nsenter
             .arg(format!("--target={}", self.init))
@@ -115,7 +158,7 @@ impl Machine {
             .args(command)
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        nsenter.output().expect("run nsenter")
+        nsenter
     }
 
     /// Runs a program in the machine; it must succeed.
@@ -159,6 +202,12 @@ impl Drop for Machine {
         let deadline = Instant::now() + Duration::from_secs(10);
         while self.cgroups.iter().any(|cgroup| !remove_tree(cgroup)) && Instant::now() < deadline {}
     }
+}
+
+/// Runs a program of this machine; it must succeed.
+fn host(command: &[&str]) {
+    let status = Command::new(command[0]).args(&command[1..]).status();
+    assert!(status.expect("run it").success(), "{}", command.join(" "));
 }
 
 /// Tries until it holds; fails at the deadline.

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use integration_tests::Kubectl;
 use machine::{Machine, poll};
 
 const DAEMONS: [&str; 5] = [
@@ -53,7 +54,7 @@ fn wait_until_active(machine: &Machine, unit: &str) {
 fn every_daemon_starts_under_systemd_and_restarts() {
     let folder = tempfile::tempdir().expect("temporary folder");
     copy_programs(folder.path());
-    let machine = Machine::boot(&[(folder.path(), "/keelson")]);
+    let machine = Machine::boot("one", &[(folder.path(), "/keelson")]);
     machine.run(["ip", "link", "set", "lo", "up"]);
     machine.run(["ip", "address", "add", &format!("{ADDRESS}/32"), "dev", "lo"]);
 
@@ -119,4 +120,63 @@ fn every_daemon_starts_under_systemd_and_restarts() {
         assert_eq!(machine.property(daemon, "Result"), "success", "{daemon}");
         assert_eq!(machine.property(daemon, "ExecMainStatus"), "0", "{daemon}");
     }
+}
+
+#[test]
+fn a_second_machine_joins_with_a_control_plane() {
+    const SECOND: &str = "192.0.2.2";
+    let folder = tempfile::tempdir().expect("temporary folder");
+    copy_programs(folder.path());
+    let kubectl = Kubectl::debians(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("kubectl-1.20"));
+    fs::copy(kubectl, folder.path().join("kubectl")).expect("copy kubectl");
+    let boot = |label| Machine::boot(label, &[(folder.path(), "/keelson")]);
+    let (one, two) = (boot("one"), boot("two"));
+    Machine::connect([(&one, ADDRESS), (&two, SECOND)]);
+    one.run(["/keelson/keelson", "init", "--name", "one", "--address", ADDRESS]);
+    let add = [
+        "/keelson/keelson",
+        "node",
+        "add",
+        "two",
+        "--control-plane",
+        "--output",
+        "/root/two.tar",
+    ];
+    one.run(add.iter().chain(&["--address", SECOND]));
+    two.write("/root/two.tar", &one.try_run(["cat", "/root/two.tar"]).stdout);
+
+    eprintln!("--- it becomes a node and a member of the store");
+    two.run(["/keelson/keelson", "join", "/root/two.tar"]);
+    for daemon in DAEMONS {
+        wait_until_active(&two, daemon);
+    }
+    let ask = |server: &str, line: &str| {
+        let mut words = vec![
+            "/keelson/kubectl",
+            "--kubeconfig=/var/lib/keelson/cluster/pki/admin.kubeconfig",
+        ];
+        let server = format!("--server=https://{server}:6443");
+        words.push(&server);
+        words.extend(line.split_whitespace());
+        one.try_run(words)
+    };
+    let says = |server: &str, line: &str| String::from_utf8_lossy(&ask(server, line).stdout).into_owned();
+    for server in [ADDRESS, SECOND] {
+        poll(Instant::now() + TIMEOUT, "both nodes to be ready", || {
+            says(server, "get nodes --no-headers").matches(" Ready ").count() == 2
+        });
+    }
+
+    eprintln!("--- what is written through one is read through the other, also after both were started again");
+    assert!(ask(ADDRESS, "create configmap a").status.success());
+    for (machine, daemon) in [(&one, "kube-apiserver"), (&two, "kube-apiserver")] {
+        machine.run(["systemctl", "restart", daemon]);
+        wait_until_active(machine, daemon);
+    }
+    for server in [ADDRESS, SECOND] {
+        poll(Instant::now() + TIMEOUT, "the object", || {
+            says(server, "get configmap a -o name") == "configmap/a\n"
+        });
+    }
+    assert!(ask(SECOND, "delete configmap a").status.success());
 }
