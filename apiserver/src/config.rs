@@ -5,13 +5,17 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub mod security;
+
 use daemon::cli::LogOptions;
 use daemon::config::ConfigError;
 use daemon::tls::TlsFiles;
 use ipnet::Ipv4Net;
+use security::AuditSettings;
 use serde::Deserialize;
 
 use crate::admission::config::AdmissionConfig;
+use crate::audit::config::AuditConfig;
 
 /// `apiVersion` of the file.
 pub const API_VERSION: &str = "apiserver.config.keelson.dev/v1";
@@ -92,6 +96,9 @@ pub struct Settings {
     /// AdmissionConfiguration file: how admission plugins are configured [default: none].
     #[arg(long, value_name = "FILE")]
     pub admission_control_config_file: Option<PathBuf>,
+    /// Audit.
+    #[command(flatten)]
+    pub audit: AuditSettings,
     /// Folder of the store [default: /var/lib/kube-apiserver].
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -163,6 +170,8 @@ pub struct Config {
     pub static_tokens: Option<PathBuf>,
     /// Admission plugins.
     pub admission: AdmissionConfig,
+    /// What is recorded, and where.
+    pub audit: AuditConfig,
     /// Where objects are kept.
     pub storage: Storage,
     /// How long connections may take to finish when the server stops.
@@ -244,6 +253,7 @@ impl Config {
                 &s.disable_admission_plugins,
                 s.admission_control_config_file.as_deref(),
             )?,
+            audit: AuditConfig::new(&s.audit)?,
             storage: Storage::Raft {
                 data_dir: s.data_dir.unwrap_or_else(|| "/var/lib/kube-apiserver".into()),
                 this,
@@ -279,6 +289,7 @@ impl Settings {
             admission_control_config_file: self
                 .admission_control_config_file
                 .or(file.admission_control_config_file),
+            audit: self.audit.over(file.audit),
             data_dir: self.data_dir.or(file.data_dir),
             raft_id: self.raft_id.or(file.raft_id),
             raft_name: self.raft_name.or(file.raft_name),

@@ -6,6 +6,7 @@ pub mod admission;
 pub mod allocators;
 mod answers;
 pub mod apiextensions;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 mod bootstrap;
@@ -43,6 +44,7 @@ use authz::Authorizers;
 use config::{Config, Storage};
 use http::metrics::Metrics;
 use http::stack::{serve, stack};
+use outgoing::Outgoing;
 use registry::Registry;
 use store::raft::{Connect, Member, RaftConfig, RaftStore, tls_channels};
 use store::{MemoryStore, Stamp, Store};
@@ -67,6 +69,7 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
     let metrics = Metrics::new(daemon::metrics::registry())?;
     let (store, raft) = open(&config, connect.clone(), &metrics).await?;
 
+    let outgoing = Outgoing::new(store.clone());
     let tokens = Arc::new(tokens(&config, store.clone())?);
     let static_tokens = static_tokens(&config)?;
     let authorizers = Authorizers::default();
@@ -88,6 +91,7 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
     let state = Arc::new(http::State {
         registry: registry.clone(),
         authenticator: Arc::new(Authenticators::new(tls.clone(), tokens.clone(), static_tokens.clone())),
+        auditor: config.audit.start(&outgoing, &metrics.registry, &shutdown)?,
         started: started.clone(),
         health: health(raft.clone(), started),
         metrics,

@@ -1,5 +1,8 @@
 //! A whole server in this process, on a memory store, asked over real TLS: REST verbs and their errors, watches, gRPC, certificates.
 
+#[path = "api/mod.rs"]
+mod cases;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -25,15 +28,30 @@ struct Pki<'a> {
 
 impl<'a> Pki<'a> {
     fn new(dir: &'a Path, name: &str) -> Self {
-        let mut ca = CertificateParams::new(Vec::<String>::new()).unwrap();
-        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        ca.distinguished_name.push(DnType::CommonName, name);
+        let ca = Self::params(name);
         let key = KeyPair::generate().unwrap();
         std::fs::write(dir.join(format!("{name}.crt")), ca.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(dir.join(format!("{name}.key")), key.serialize_pem()).unwrap();
         Self {
             dir,
             issuer: Issuer::new(ca, key),
         }
+    }
+
+    /// The authority `ca` that is in the folder already.
+    fn again(dir: &'a Path) -> Self {
+        let key = KeyPair::from_pem(&std::fs::read_to_string(dir.join("ca.key")).unwrap()).unwrap();
+        Self {
+            dir,
+            issuer: Issuer::new(Self::params("ca"), key),
+        }
+    }
+
+    fn params(name: &str) -> CertificateParams {
+        let mut ca = CertificateParams::new(Vec::<String>::new()).unwrap();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        ca.distinguished_name.push(DnType::CommonName, name);
+        ca
     }
 
     /// A certificate; its files trust the CA named `ca`.
@@ -69,6 +87,11 @@ struct Client {
 
 impl Server {
     async fn start() -> (Self, Client) {
+        Self::start_with(|_, _| {}).await
+    }
+
+    /// A server with further settings; `set` may write files into the folder that it is given.
+    async fn start_with(set: impl FnOnce(&Path, &mut Settings)) -> (Self, Client) {
         let dir = tempfile::tempdir().unwrap();
         let pki = Pki::new(dir.path(), "ca");
         let (serving, admin) = (
@@ -80,15 +103,16 @@ impl Server {
         std::fs::write(&signing, KeyPair::generate().unwrap().serialize_pem()).unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let mut config = Config::from_settings(Settings {
+        let mut settings = Settings {
             secure_port: Some(port),
             tls_cert_file: Some(serving.certificate),
             tls_private_key_file: Some(serving.key),
             client_ca_file: Some(serving.ca),
             service_account_signing_key_file: Some(signing),
             ..Settings::default()
-        })
-        .unwrap();
+        };
+        set(dir.path(), &mut settings);
+        let mut config = Config::from_settings(settings).unwrap();
         config.storage = Storage::Memory;
         let shutdown = Shutdown::new();
         let task = tokio::spawn(kube_apiserver::run(config, listener, shutdown.clone()));

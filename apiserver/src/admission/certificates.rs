@@ -10,7 +10,7 @@ use x509_parser::prelude::FromDer;
 use super::{Context, Plugin, creates, forbidden, is, writes};
 use crate::authz::SUPERUSERS;
 use crate::kinds::field::text;
-use crate::registry::access::{AdmissionRequest, Attributes, Authorizer, Decision, Operation};
+use crate::registry::access::{AdmissionRequest, Attributes, Authorizer, Operation};
 
 const GROUP: &str = "certificates.k8s.io";
 const REQUESTS: &str = "certificatesigningrequests";
@@ -125,7 +125,7 @@ async fn may(cx: &Context, request: &AdmissionRequest<'_>, verb: &str, signer: &
             name,
             ..Attributes::default()
         };
-        if cx.authorizers.authorize(request.user, &wanted).await == Decision::Allow {
+        if cx.authorizers.authorize(request.user, &wanted).await.is_allowed() {
             return true;
         }
     }

@@ -6,18 +6,22 @@ use api::Error;
 use http::HeaderMap;
 
 use super::service_account::{USER_PREFIX, groups};
-use crate::registry::access::{Attributes, Authorizer, Decision, UserInfo};
+use crate::registry::access::{Attributes, Authorizer, UserInfo};
 
 const USER: &str = "impersonate-user";
 const GROUP: &str = "impersonate-group";
 const UID: &str = "impersonate-uid";
 const EXTRA: &str = "impersonate-extra-";
 
-/// The user to act as: `user` itself when no header asks for another.
+/// The user to act as; `None` when no header asks for another than `user`.
 ///
 /// # Errors
 /// 403 for each wish that the authorizer does not allow, 400 for headers that do not belong together.
-pub async fn impersonate(headers: &HeaderMap, user: UserInfo, authorizer: &dyn Authorizer) -> Result<UserInfo, Error> {
+pub async fn impersonate(
+    headers: &HeaderMap,
+    user: &UserInfo,
+    authorizer: &dyn Authorizer,
+) -> Result<Option<UserInfo>, Error> {
     let value = |name: &str| {
         headers
             .get(name)
@@ -35,25 +39,25 @@ pub async fn impersonate(headers: &HeaderMap, user: UserInfo, authorizer: &dyn A
     let extra = extras(headers);
     if name.is_empty() {
         if wanted.is_empty() && uid.is_empty() && extra.is_empty() {
-            return Ok(user);
+            return Ok(None);
         }
         let why = format!("requested {{Groups:{wanted:?} UID:{uid:?}}} without impersonating a user");
         return Err(Error::bad_request(why));
     }
     let account = name.strip_prefix(USER_PREFIX).and_then(|rest| rest.split_once(':'));
     match account {
-        Some((namespace, account)) => allow(authorizer, &user, "serviceaccounts", namespace, account, "").await?,
-        None => allow(authorizer, &user, "users", "", &name, "").await?,
+        Some((namespace, account)) => allow(authorizer, user, "serviceaccounts", namespace, account, "").await?,
+        None => allow(authorizer, user, "users", "", &name, "").await?,
     }
     for group in &wanted {
-        allow(authorizer, &user, "groups", "", group, "").await?;
+        allow(authorizer, user, "groups", "", group, "").await?;
     }
     if !uid.is_empty() {
-        allow(authorizer, &user, "uids", "", &uid, "").await?;
+        allow(authorizer, user, "uids", "", &uid, "").await?;
     }
     for (key, values) in &extra {
         for value in values {
-            allow(authorizer, &user, "userextras", "", value, key).await?;
+            allow(authorizer, user, "userextras", "", value, key).await?;
         }
     }
     let mut all = wanted;
@@ -71,12 +75,12 @@ pub async fn impersonate(headers: &HeaderMap, user: UserInfo, authorizer: &dyn A
     if !all.iter().any(|g| g == implied || g == "system:unauthenticated") {
         all.push(implied.to_owned());
     }
-    Ok(UserInfo {
+    Ok(Some(UserInfo {
         name,
         uid,
         groups: all,
         extra,
-    })
+    }))
 }
 
 fn extras(headers: &HeaderMap) -> BTreeMap<String, Vec<String>> {
@@ -127,9 +131,9 @@ async fn allow(
         subresource: subresource.into(),
         namespace: namespace.into(),
         name: name.into(),
-        path: String::new(),
+        ..Attributes::default()
     };
-    if authorizer.authorize(user, &attributes).await == Decision::Allow {
+    if authorizer.authorize(user, &attributes).await.is_allowed() {
         return Ok(());
     }
     let scope = if namespace.is_empty() {
@@ -175,10 +179,14 @@ mod tests {
         };
         let run = |pairs: &[(&'static str, &str)]| {
             let (map, amy, rbac) = (headers(pairs), amy.clone(), &rbac);
-            async move { impersonate(&map, amy, rbac).await }
+            async move { impersonate(&map, &amy, rbac).await }
         };
-        assert_eq!(run(&[]).await.map(|u| u.name).ok().as_deref(), Some("amy"));
-        let bob = run(&[(USER, "bob"), (GROUP, "devs")]).await.unwrap_or_default();
+        assert_eq!(run(&[]).await.ok(), Some(None));
+        let bob = run(&[(USER, "bob"), (GROUP, "devs")])
+            .await
+            .ok()
+            .flatten()
+            .unwrap_or_default();
         assert_eq!(
             (bob.name.as_str(), bob.groups),
             ("bob", vec!["devs".to_owned(), "system:authenticated".to_owned()])

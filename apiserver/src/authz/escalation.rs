@@ -7,7 +7,7 @@ use super::rbac::Rbac;
 use super::rules::{Rule, compact, describe, uncovered};
 use super::{Authorizers, SUPERUSERS};
 use crate::kinds::field::{list, text};
-use crate::registry::access::{Attributes, Authorizer, Decision, UserInfo};
+use crate::registry::access::{Attributes, Authorizer, UserInfo};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -52,7 +52,7 @@ async fn may(
         name: name.to_owned(),
         ..attributes.clone()
     };
-    authorizers.authorize(user, &wanted).await == Decision::Allow
+    authorizers.authorize(user, &wanted).await.is_allowed()
 }
 
 async fn role(

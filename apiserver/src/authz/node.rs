@@ -196,7 +196,7 @@ impl Node {
             ("storage.k8s.io", "csinodes", "") if !a.name.is_empty() && a.name != node => {
                 no("can only access CSINode with the same name as the requesting node")
             }
-            _ if self.rules.iter().any(|rule| rule.allows(&action(a))) => Decision::Allow,
+            _ if self.rules.iter().any(|rule| rule.allows(&action(a))) => allow(),
             _ => Decision::NoOpinion(String::new()),
         }
     }
@@ -214,7 +214,7 @@ impl Node {
             return no("No Object name found");
         }
         if self.graph.read().reaches(node, &a.resource, &a.namespace, &a.name) {
-            return Decision::Allow;
+            return allow();
         }
         no(&format!("no relationship found between node '{node}' and this object"))
     }
@@ -230,7 +230,11 @@ fn own_lease(node: &str, a: &Attributes) -> Decision {
     if a.name != node && (a.verb != "create" || !a.name.is_empty()) {
         return no("can only access node lease with the same name as the requesting node");
     }
-    Decision::Allow
+    allow()
+}
+
+fn allow() -> Decision {
+    Decision::Allow(String::new())
 }
 
 fn no(reason: &str) -> Decision {
@@ -276,7 +280,7 @@ mod tests {
             groups: vec!["system:nodes".into()],
             ..UserInfo::default()
         };
-        let allowed = |node: &str, a: Attributes| authorizer.decide(&user(node), &a) == Decision::Allow;
+        let allowed = |node: &str, a: Attributes| authorizer.decide(&user(node), &a).is_allowed();
         assert!(allowed("n1", attributes("get", "secrets", "dev", "s")));
         assert!(allowed("n1", attributes("watch", "configmaps", "dev", "m")));
         assert!(allowed("n1", attributes("get", "persistentvolumes", "", "pv1")));

@@ -20,16 +20,19 @@ enum Subject {
 }
 
 impl Subject {
-    /// A service account is the user it authenticates as. A subject of a RoleBinding that names no namespace has the binding's.
-    fn read(value: &Value, namespace: &str) -> Option<Subject> {
-        let name = text(value, "/name").to_owned();
-        match text(value, "/kind") {
-            "User" => Some(Subject::User(name)),
-            "Group" => Some(Subject::Group(name)),
+    /// The subject and how reasons name it. A service account is the user it authenticates as; one of a RoleBinding that names no namespace
+    /// has the binding's.
+    fn read(value: &Value, namespace: &str) -> Option<(Subject, String)> {
+        let (kind, name) = (text(value, "/kind"), text(value, "/name"));
+        let described = format!("{kind} {name:?}");
+        match kind {
+            "User" => Some((Subject::User(name.to_owned()), described)),
+            "Group" => Some((Subject::Group(name.to_owned()), described)),
             "ServiceAccount" => {
                 let own = text(value, "/namespace");
                 let namespace = if own.is_empty() { namespace } else { own };
-                (!namespace.is_empty()).then(|| Subject::User(format!("system:serviceaccount:{namespace}:{name}")))
+                let user = Subject::User(format!("system:serviceaccount:{namespace}:{name}"));
+                (!namespace.is_empty()).then(|| (user, format!("{kind} {:?}", format!("{name}/{namespace}"))))
             }
             _ => None,
         }
@@ -43,10 +46,13 @@ struct RoleKey {
     name: String,
 }
 
+/// What a binding gives to one of its subjects.
 #[derive(Clone, Debug)]
 struct Binding {
     name: String,
     role: RoleKey,
+    /// `ClusterRoleBinding "x" of ClusterRole "y" to Group "z"`
+    described: String,
 }
 
 /// Bindings of one scope, by subject. A binding that is not for anybody is still known by its name.
@@ -76,19 +82,27 @@ impl Bindings {
             namespace: role_namespace.to_owned(),
             name: text(object, "/roleRef/name").to_owned(),
         };
-        let binding = Arc::new(Binding {
-            name: name.to_owned(),
-            role,
-        });
-        let subjects: Vec<Subject> = list(object, "/subjects")
+        let shown = if namespace.is_empty() {
+            format!("ClusterRoleBinding {name:?}")
+        } else {
+            format!("RoleBinding {:?}", format!("{name}/{namespace}"))
+        };
+        let shown = format!("{shown} of {} {:?}", text(object, "/roleRef/kind"), role.name);
+        let mut subjects = Vec::new();
+        for (subject, to) in list(object, "/subjects")
             .iter()
             .filter_map(|s| Subject::read(s, namespace))
-            .collect();
-        for subject in &subjects {
+        {
+            let binding = Binding {
+                name: name.to_owned(),
+                role: role.clone(),
+                described: format!("{shown} to {to}"),
+            };
             self.by_subject
                 .entry(subject.clone())
                 .or_default()
-                .push(binding.clone());
+                .push(Arc::new(binding));
+            subjects.push(subject);
         }
         self.subjects.insert(name.to_owned(), subjects);
     }
@@ -135,12 +149,12 @@ impl Index {
 
     /// Visits the rules that hold for the user in the namespace (empty: cluster-wide ones only) until `visit` says stop. Answers the roles
     /// that are bound and do not exist.
-    fn visit(&self, user: &UserInfo, namespace: &str, visit: &mut dyn FnMut(&Rule) -> bool) -> Vec<String> {
+    fn visit(&self, user: &UserInfo, namespace: &str, visit: &mut dyn FnMut(&Rule, &Binding) -> bool) -> Vec<String> {
         let mut missing = Vec::new();
         let local = self.namespaced.get(namespace).filter(|_| !namespace.is_empty());
         for binding in self.cluster.of(user).chain(local.into_iter().flat_map(|b| b.of(user))) {
             match self.roles.get(&binding.role) {
-                Some(rules) if rules.iter().any(&mut *visit) => return missing,
+                Some(rules) if rules.iter().any(|rule| visit(rule, binding)) => return missing,
                 Some(_) => {}
                 None => missing.push(not_found(&binding.role)),
             }
@@ -151,7 +165,7 @@ impl Index {
     /// All rules that hold for the user in the namespace.
     pub fn rules_for(&self, user: &UserInfo, namespace: &str) -> (Vec<Rule>, Vec<String>) {
         let mut out = Vec::new();
-        let missing = self.visit(user, namespace, &mut |rule| {
+        let missing = self.visit(user, namespace, &mut |rule, _| {
             out.push(rule.clone());
             false
         });
@@ -170,21 +184,24 @@ impl Index {
 
     fn authorize(&self, user: &UserInfo, attributes: &Attributes) -> Decision {
         let action = action(attributes);
-        let mut allowed = false;
+        let mut by = None;
         let namespace = if attributes.is_resource {
             attributes.namespace.as_str()
         } else {
             ""
         };
-        let missing = self.visit(user, namespace, &mut |rule| {
-            allowed = rule.allows(&action);
+        let missing = self.visit(user, namespace, &mut |rule, binding| {
+            let allowed = rule.allows(&action);
+            if allowed {
+                by = Some(format!("RBAC: allowed by {}", binding.described));
+            }
             allowed
         });
-        match (allowed, missing.as_slice()) {
-            (true, _) => Decision::Allow,
-            (false, []) => Decision::NoOpinion(String::new()),
-            (false, [one]) => Decision::NoOpinion(format!("RBAC: {one}")),
-            (false, many) => Decision::NoOpinion(format!("RBAC: [{}]", many.join(", "))),
+        match (by, missing.as_slice()) {
+            (Some(reason), _) => Decision::Allow(reason),
+            (None, []) => Decision::NoOpinion(String::new()),
+            (None, [one]) => Decision::NoOpinion(format!("RBAC: {one}")),
+            (None, many) => Decision::NoOpinion(format!("RBAC: [{}]", many.join(", "))),
         }
     }
 }
@@ -306,7 +323,7 @@ mod tests {
     #[test]
     fn decisions() {
         let index = index();
-        let allow = |u: &UserInfo, a: Attributes| index.authorize(u, &a) == Decision::Allow;
+        let allow = |u: &UserInfo, a: Attributes| index.authorize(u, &a).is_allowed();
         assert!(allow(
             &user("root", &["system:masters"]),
             on("delete", "x.io", "things/status", "dev")

@@ -41,7 +41,7 @@ pub async fn answer(
 async fn decide(authorizer: &dyn Authorizer, user: &UserInfo, attributes: &Attributes) -> Value {
     let mut status = Map::new();
     let (allowed, denied, reason) = match authorizer.authorize(user, attributes).await {
-        Decision::Allow => (true, false, String::new()),
+        Decision::Allow(reason) => (true, false, reason),
         Decision::Deny(reason) => (false, true, reason),
         Decision::NoOpinion(reason) => (false, false, reason),
     };
@@ -92,7 +92,7 @@ fn attributes(kind: &str, review: &Value) -> Result<Attributes, Error> {
             subresource: field(r, "subresource"),
             namespace: field(r, "namespace"),
             name: field(r, "name"),
-            path: String::new(),
+            ..Attributes::default()
         }),
         (None, Some(o)) => Ok(Attributes {
             verb: field(o, "verb"),
@@ -209,7 +209,7 @@ mod tests {
         let status = |answer: Result<Value, Error>| answer.map(|a| a["status"].clone()).unwrap_or_default();
         assert_eq!(
             status(answer(&rbac, &rbac, "selfsubjectaccessreviews", "", &amy, ask("get")).await),
-            json!({"allowed": true})
+            json!({"allowed": true, "reason": "RBAC: allowed by ClusterRoleBinding \"b\" of ClusterRole \"pods\" to User \"amy\""})
         );
         assert_eq!(
             status(answer(&rbac, &rbac, "selfsubjectaccessreviews", "", &amy, ask("delete")).await),

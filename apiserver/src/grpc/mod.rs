@@ -15,6 +15,7 @@ use tonic::{Code, Request, Response, Status};
 
 mod watch;
 
+use crate::audit::{self, policy::Level};
 use crate::http::body;
 use crate::registry::access::{Attributes, UserInfo};
 use crate::registry::decode::{self, Expected};
@@ -93,18 +94,28 @@ fn attributes(
     Ok(Attributes {
         verb: verb.to_owned(),
         is_resource: true,
-        path: String::new(),
         group: resource.group.clone(),
         version: resource.version.clone(),
         resource: resource.resource.clone(),
         subresource: subresource.to_owned(),
         namespace: namespace.to_owned(),
         name: name.to_owned(),
+        ..Attributes::default()
     })
+}
+
+/// A request on those objects of a collection that selectors choose.
+fn selecting(attributes: Attributes, fields: &str, labels: &str) -> Attributes {
+    Attributes {
+        field_selector: fields.to_owned(),
+        label_selector: labels.to_owned(),
+        ..attributes
+    }
 }
 
 impl ClusterService {
     async fn access(&self, user: Arc<UserInfo>, attributes: Attributes) -> Result<Access, Error> {
+        audit::describe(&attributes);
         let access = self.registry.authorize(user, attributes).await?;
         let a = &access.attributes;
         if access.kind.info.namespaced && a.namespace.is_empty() && !matches!(a.verb.as_str(), "list" | "watch") {
@@ -142,6 +153,7 @@ impl ClusterService {
         }
         let api_version = access.kind.api_version();
         let object = decode::from_message(access.kind.expected(&api_version), &r.object)?;
+        note_object(&object);
         if access.kind.is_review() {
             let answer = self.registry.review(&access, object).await?;
             return encode(access.kind.info.message, &answer);
@@ -218,6 +230,7 @@ impl ClusterService {
         }
         let api_version = access.kind.api_version();
         let object = decode::from_message(access.kind.expected(&api_version), &r.object)?;
+        note_object(&object);
         let written = self.registry.update(&access, object, &options).await?;
         self.reply(&access, written)
     }
@@ -288,7 +301,11 @@ impl ClusterService {
         let access = self
             .access(
                 user,
-                attributes("deletecollection", r.resource.as_ref(), &r.namespace, "", "")?,
+                selecting(
+                    attributes("deletecollection", r.resource.as_ref(), &r.namespace, "", "")?,
+                    &r.field_selector,
+                    &r.label_selector,
+                ),
             )
             .await?;
         let options = DeleteOptions {
@@ -313,7 +330,14 @@ impl ClusterService {
         r: ListRequest,
     ) -> Result<BoxStream<'static, Result<ListReply, Status>>, Error> {
         let access = self
-            .access(user, attributes("list", r.resource.as_ref(), &r.namespace, "", "")?)
+            .access(
+                user,
+                selecting(
+                    attributes("list", r.resource.as_ref(), &r.namespace, "", "")?,
+                    &r.field_selector,
+                    &r.label_selector,
+                ),
+            )
             .await?;
         let options = ListOptions {
             label_selector: r.label_selector,
@@ -425,6 +449,13 @@ fn encode(message: &'static Message, value: &Value) -> Result<ObjectReply, Error
     })
 }
 
+/// Hands the object of a request to the audit log.
+fn note_object(object: &Value) {
+    if audit::level() > Level::None {
+        audit::request_object(object.clone());
+    }
+}
+
 fn propagation(policy: &str) -> Result<Option<crate::registry::options::Propagation>, Error> {
     if policy.is_empty() {
         return Ok(None);
@@ -441,7 +472,10 @@ fn outcome(result: Result<(), Error>) -> Outcome {
 }
 
 fn answer<T>(result: Result<T, Error>) -> Result<Response<T>, Status> {
-    result.map(Response::new).map_err(|error| status(&error))
+    result.map(Response::new).map_err(|error| {
+        audit::failed(&error);
+        status(&error)
+    })
 }
 
 #[tonic::async_trait]
@@ -482,7 +516,14 @@ impl Cluster for ClusterService {
         let (user, r) = (user(&request), request.into_inner());
         let start = async {
             let access = self
-                .access(user, attributes("watch", r.resource.as_ref(), &r.namespace, "", "")?)
+                .access(
+                    user,
+                    selecting(
+                        attributes("watch", r.resource.as_ref(), &r.namespace, "", "")?,
+                        &r.field_selector,
+                        &r.label_selector,
+                    ),
+                )
                 .await?;
             let options = WatchOptions {
                 label_selector: r.label_selector,
@@ -540,7 +581,7 @@ impl Cluster for ClusterService {
             .into_inner()
             .bindings
             .into_iter()
-            .map(|binding| self.bind_one(user.clone(), binding));
+            .map(|binding| audit::part(self.bind_one(user.clone(), binding)));
         let outcomes = stream::iter(parts).buffered(BATCH).map(outcome).collect().await;
         Ok(Response::new(BindReply { outcomes }))
     }
@@ -560,7 +601,7 @@ impl Cluster for ClusterService {
         let parts = r
             .objects
             .into_iter()
-            .map(|object| self.update_one_status(user.clone(), resource.clone(), object.into(), &options));
+            .map(|object| audit::part(self.update_one_status(user.clone(), resource.clone(), object.into(), &options)));
         let outcomes = stream::iter(parts).buffered(BATCH).map(outcome).collect().await;
         Ok(Response::new(UpdateStatusesReply { outcomes }))
     }

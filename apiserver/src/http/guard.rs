@@ -15,6 +15,26 @@ use super::layer::Next;
 use super::request_info::RequestInfo;
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+/// A caller's own id may have this many characters; the rest is cut off, as upstream does.
+const MAX_ID: usize = 64;
+
+/// The id of a request, as an extension: the caller's if it sent one.
+#[derive(Clone, Debug)]
+pub struct AuditId(pub String);
+
+impl AuditId {
+    fn of(request: &Request) -> AuditId {
+        let sent = request
+            .headers()
+            .get(AUDIT_ID)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or("");
+        AuditId(match sent {
+            "" => uuid::Uuid::new_v4().to_string(),
+            sent => sent.chars().take(MAX_ID).collect(),
+        })
+    }
+}
 
 /// Turns a panic below into an error and a log line.
 pub async fn catch_panics(_: Arc<State>, request: Request, next: Next) -> Result<Response, Error> {
@@ -40,9 +60,10 @@ pub async fn identify(_: Arc<State>, mut request: Request, next: Next) -> Result
         uri.path(),
         uri.query().unwrap_or(""),
     ));
-    let id = uuid::Uuid::new_v4().to_string();
+    let AuditId(id) = AuditId::of(&request);
     let span = tracing::debug_span!("request", %id, verb = %info.attributes.verb, path = %info.attributes.path);
     request.extensions_mut().insert(info);
+    request.extensions_mut().insert(AuditId(id.clone()));
     let mut response = next.oneshot(request).instrument(span).await?;
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(AUDIT_ID, id);

@@ -7,6 +7,7 @@ use daemon::Shutdown;
 use daemon::health::Health;
 use tonic::service::Routes;
 
+mod audit;
 pub mod authn;
 pub mod authz;
 pub mod body;
@@ -28,6 +29,7 @@ pub mod stack;
 mod timeout;
 mod watch;
 
+use crate::audit::Auditor;
 use crate::authn::service_account::Tokens;
 use crate::registry::Registry;
 use crate::registry::access::Authenticator;
@@ -40,6 +42,8 @@ pub struct State {
     pub authenticator: Arc<dyn Authenticator>,
     /// False until roles and namespaces are there: requests are turned away, save those for health and between the API servers.
     pub started: Arc<AtomicBool>,
+    /// Records requests, where an operator wants that.
+    pub auditor: Option<Arc<Auditor>>,
     /// `/livez`, `/readyz`, `/healthz`.
     pub health: Health,
     /// `/metrics`.

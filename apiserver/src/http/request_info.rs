@@ -33,13 +33,7 @@ impl RequestInfo {
 
     /// True for requests that may last as long as they like.
     pub fn is_long_running(&self) -> bool {
-        let a = &self.attributes;
-        a.is_resource
-            && (a.verb == "watch"
-                || matches!(
-                    a.subresource.as_str(),
-                    "log" | "exec" | "attach" | "portforward" | "proxy"
-                ))
+        self.attributes.is_long_running()
     }
 
     fn parse_resource(&mut self, method: &Method, path: &str) {
@@ -73,6 +67,10 @@ impl RequestInfo {
         (a.resource, a.name, a.subresource) = (next(), next(), next());
         self.rest = parts.map(|part| format!("/{part}")).collect();
         self.attributes.verb = self.verb(method, watch_prefix).to_owned();
+        if matches!(self.attributes.verb.as_str(), "list" | "watch" | "deletecollection") {
+            self.attributes.field_selector = self.query.get("fieldSelector").to_owned();
+            self.attributes.label_selector = self.query.get("labelSelector").to_owned();
+        }
         if a_collection(&self.attributes)
             && let Some(name) = named_by_selector(self.query.get("fieldSelector"))
         {

@@ -14,6 +14,7 @@ use super::query::Query;
 use super::request_info::RequestInfo;
 use super::router::info;
 use super::{State, list, logs, node_proxy, render, watch};
+use crate::audit::{self, policy::Level};
 use crate::registry::decode::{self, Expected};
 use crate::registry::options::{DeleteOptions, FieldValidation, ListOptions, WatchOptions, WriteOptions};
 use crate::registry::patch::{Patch, PatchType};
@@ -47,9 +48,18 @@ pub async fn handle(state: Arc<State>, access: Access, request: Request) -> Resu
         return streams::handle(state, access, info, request).await;
     }
     let format = Format::of(request.headers())?;
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let reads = matches!(access.attributes.verb.as_str(), "get" | "list" | "watch");
     let body = if reads { Bytes::new() } else { read(body).await? };
+    if !body.is_empty()
+        && audit::level() >= Level::Metadata
+        && let Some(object) = super::audit::object(negotiate::media_type(&parts.headers), &body)
+    {
+        audit::request_object(object);
+    }
+    if audit::level() == Level::RequestResponse {
+        parts.headers.remove(header::ACCEPT_ENCODING);
+    }
     let call = Call {
         access,
         info,

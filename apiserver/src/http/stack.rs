@@ -8,7 +8,7 @@ use tower::{ServiceBuilder, ServiceExt, service_fn};
 
 use super::body::{Request, Response, failure};
 use super::layer::{Next, layer};
-use super::{State, authn, authz, errors, guard, metrics, router, timeout};
+use super::{State, audit, authn, authz, errors, guard, metrics, router, timeout};
 
 /// Builds the chain.
 pub fn stack(state: &Arc<State>) -> Next {
@@ -22,10 +22,14 @@ pub fn stack(state: &Arc<State>) -> Next {
         .layer(layer(state, errors::to_status))
         // Sees every outcome, refusals too, with its final code.
         .layer(layer(state, metrics::measure))
+        // Sees who asked for what, and what came of it.
+        .layer(layer(state, audit::record))
         // Everything below has to be done in time.
         .layer(layer(state, timeout::limit))
         // Who asks.
         .layer(layer(state, authn::authenticate))
+        // As whom.
+        .layer(layer(state, authn::act_as))
         // Whether they may; gRPC calls are authorized in their handlers, where the resource is known.
         .layer(layer(state, authz::authorize))
         .service(service_fn(move |request: Request| {

@@ -148,6 +148,15 @@ impl CallError {
         Self::Status { code, message }
     }
 
+    /// True when another attempt may do better.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::Broken { .. } | Self::Timeout { .. } => true,
+            Self::Status { code, .. } => *code == 429 || *code >= 500,
+            Self::Request(_) | Self::TooLarge { .. } => false,
+        }
+    }
+
     /// True when the target took too long.
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::Timeout { .. } | Self::Status { code: 504, .. })

@@ -7,6 +7,7 @@
 
 mod connect;
 mod error;
+pub mod kubeconfig;
 mod resolve;
 #[cfg(test)]
 mod tests;

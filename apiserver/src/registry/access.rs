@@ -92,9 +92,19 @@ pub struct Attributes {
     pub namespace: String,
     /// Empty for collections and for creates without a known name.
     pub name: String,
+    /// The field selector of a list, watch or deletecollection, as it was sent; authorizers may allow by it.
+    pub field_selector: String,
+    /// The label selector of such a request, as it was sent.
+    pub label_selector: String,
 }
 
 impl Attributes {
+    /// True for requests that may last as long as they like.
+    pub fn is_long_running(&self) -> bool {
+        let lasting = ["log", "exec", "attach", "portforward", "proxy"];
+        self.is_resource && (self.verb == "watch" || lasting.contains(&self.subresource.as_str()))
+    }
+
     /// The group and resource as messages name them.
     pub fn group_resource(&self) -> api::GroupResource {
         api::GroupResource {
@@ -107,12 +117,19 @@ impl Attributes {
 /// What an authorizer says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// Go ahead; no other authorizer is asked.
-    Allow,
+    /// Go ahead; no other authorizer is asked. The reason is for the audit log and for access reviews.
+    Allow(String),
     /// Forbidden, whatever the others would say; the reason is shown to the user.
     Deny(String),
     /// Not for this authorizer to say; the reason is shown if nobody allows.
     NoOpinion(String),
+}
+
+impl Decision {
+    /// True for [`Decision::Allow`].
+    pub fn is_allowed(&self) -> bool {
+        matches!(self, Self::Allow(_))
+    }
 }
 
 /// Decides whether a user may do something.
@@ -165,7 +182,9 @@ pub struct AuditAnnotations(Arc<Mutex<BTreeMap<String, String>>>);
 impl AuditAnnotations {
     /// The first value of a key stays, as upstream has it.
     pub fn add(&self, key: impl Into<String>, value: impl Into<String>) {
-        self.0.lock().entry(key.into()).or_insert_with(|| value.into());
+        let (key, value) = (key.into(), value.into());
+        crate::audit::annotate(&key, value.as_str());
+        self.0.lock().entry(key).or_insert(value);
     }
 
     /// What was added so far.

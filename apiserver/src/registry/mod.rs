@@ -36,6 +36,7 @@ pub use delete::Removed;
 pub use read::Page;
 
 use crate::apiextensions::catalog::Catalog;
+use crate::audit;
 use crate::store::{Entry, Store, StoreError};
 use access::{
     Admission, AdmissionRequest, Attributes, AuditAnnotations, Authorizer, Decision, Operation, Options, Reviewer,
@@ -238,9 +239,15 @@ impl Registry {
     /// 403 with the authorizer's reason.
     pub async fn permit(&self, user: &UserInfo, attributes: &Attributes) -> Result<(), Error> {
         let reason = match self.authorizer.authorize(user, attributes).await {
-            Decision::Allow => return Ok(()),
+            Decision::Allow(reason) => {
+                audit::annotate("authorization.k8s.io/decision", "allow");
+                audit::annotate("authorization.k8s.io/reason", reason);
+                return Ok(());
+            }
             Decision::Deny(reason) | Decision::NoOpinion(reason) => reason,
         };
+        audit::annotate("authorization.k8s.io/decision", "forbid");
+        audit::annotate("authorization.k8s.io/reason", reason.as_str());
         Err(forbidden(user, attributes, &reason))
     }
 }

@@ -1,0 +1,118 @@
+//! Settings of audit, authentication, authorization and encryption, under upstream's flag names. In the configuration file each is a section.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use daemon::config::ConfigError;
+use serde::Deserialize;
+
+/// Every field of the first that says something.
+macro_rules! over {
+    ($first:ident, $second:ident: $($field:ident),+ $(; lists: $($list:ident),+)?) => {
+        Self {
+            $($field: $first.$field.or($second.$field),)+
+            $($($list: if $first.$list.is_empty() { $second.$list } else { $first.$list },)+)?
+        }
+    };
+}
+
+/// Section `audit`.
+#[derive(Args, Deserialize, Debug, Default, Clone)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AuditSettings {
+    /// Policy that says which requests are recorded, and how much of them [default: none, nothing is recorded].
+    #[arg(long, value_name = "FILE")]
+    pub audit_policy_file: Option<PathBuf>,
+    /// File that the audit log is written to, `-` for standard output [default: none].
+    #[arg(long, value_name = "FILE")]
+    pub audit_log_path: Option<PathBuf>,
+    /// Days that old audit log files are kept [default: 0, for ever].
+    #[arg(long, value_name = "DAYS")]
+    pub audit_log_maxage: Option<u64>,
+    /// Old audit log files that are kept [default: 0, all].
+    #[arg(long, value_name = "N")]
+    pub audit_log_maxbackup: Option<usize>,
+    /// Size of an audit log file at which a new one is begun, MiB [default: 100].
+    #[arg(long, value_name = "MIB")]
+    pub audit_log_maxsize: Option<u64>,
+    /// Kubeconfig file of the server that audit events are sent to [default: none].
+    #[arg(long, value_name = "FILE")]
+    pub audit_webhook_config_file: Option<PathBuf>,
+    /// Audit events sent at once [default: 400].
+    #[arg(long, value_name = "N")]
+    pub audit_webhook_batch_max_size: Option<usize>,
+    /// How long an audit event waits for others to be sent with, such as `30s` [default: 30s].
+    #[arg(long, value_name = "DURATION")]
+    pub audit_webhook_batch_max_wait: Option<String>,
+    /// Audit events that wait to be sent; more are lost [default: 10000].
+    #[arg(long, value_name = "N")]
+    pub audit_webhook_batch_buffer_size: Option<usize>,
+}
+
+impl AuditSettings {
+    /// These over those of the file.
+    pub fn over(self, file: Self) -> Self {
+        over!(self, file: audit_policy_file, audit_log_path, audit_log_maxage, audit_log_maxbackup, audit_log_maxsize,
+            audit_webhook_config_file, audit_webhook_batch_max_size, audit_webhook_batch_max_wait, audit_webhook_batch_buffer_size)
+    }
+}
+
+/// Reads a duration as Go writes it: `300ms`, `1h30m`.
+///
+/// # Errors
+/// A line that names the flag.
+pub fn duration(flag: &str, text: &str) -> Result<Duration, ConfigError> {
+    parse_duration(text).ok_or_else(|| {
+        ConfigError::Usage(format!(
+            "--{flag}: expected a duration such as 30s or 1h30m, found {text:?}"
+        ))
+    })
+}
+
+/// A duration as Go writes it.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let (mut rest, mut total) = (text, Duration::ZERO);
+    while !rest.is_empty() {
+        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let value: f64 = rest[..number].parse().ok()?;
+        rest = &rest[number..];
+        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let seconds = match &rest[..unit] {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return None,
+        };
+        rest = &rest[unit..];
+        total = total.checked_add(Duration::try_from_secs_f64(value * seconds).ok()?)?;
+    }
+    (!text.is_empty()).then_some(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, millis) in [
+            ("30s", Some(30_000)),
+            ("1h30m", Some(5_400_000)),
+            ("1.5s", Some(1500)),
+            ("0", Some(0)),
+            ("300ms", Some(300)),
+        ] {
+            assert_eq!(parse_duration(text).map(|d| d.as_millis()), millis, "{text}");
+        }
+        for text in ["", "5", "s", "5 s", "1d", "-1s"] {
+            assert_eq!(parse_duration(text), None, "{text}");
+        }
+    }
+}

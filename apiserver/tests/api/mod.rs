@@ -1,0 +1,5 @@
+//! What clients see, subject by subject.
+
+mod audit;
+mod authn;
+mod http;
