@@ -1,6 +1,6 @@
 //! CertificateSigningRequests: who asks is what the server knows, not what the request says.
 
-use api::FieldError;
+use api::{FieldError, names};
 use serde_json::{Value, json};
 
 use super::common::{condition, or_none};
@@ -152,6 +152,66 @@ fn state(object: &Value) -> String {
         shown.push_str(",Issued");
     }
     shown
+}
+
+/// The name of a signer: `example.com/path`. Source: `ValidateSignerName`.
+pub fn signer_name(field: &Field<'_>, errors: &mut Errors) {
+    const DOMAIN_LIMIT: usize = 253;
+    const PATH_LIMIT: usize = 317;
+    let name = field.str();
+    if name.is_empty() {
+        return field.required(errors, "");
+    }
+    let segments: Vec<&str> = name.split('/').collect();
+    let (domain, path) = match segments.as_slice() {
+        [domain, path] => (*domain, *path),
+        _ => {
+            return field.invalid_as(
+                errors,
+                name,
+                "must be a fully qualified domain and path of the form 'example.com/signer-name'",
+            );
+        }
+    };
+    for detail in names::dns1123_subdomain(domain) {
+        field.invalid_as(errors, domain, format!("validating label {domain:?}: {detail}"));
+    }
+    if domain.split('.').count() < 2 {
+        field.invalid_as(
+            errors,
+            name,
+            "should be a domain with at least two segments separated by dots",
+        );
+    }
+    for detail in names::dns1123_subdomain(path) {
+        field.invalid_as(errors, path, format!("validating label {path:?}: {detail}"));
+    }
+    if name.len() > DOMAIN_LIMIT + 1 + PATH_LIMIT {
+        field.too_long(errors, DOMAIN_LIMIT + 1 + PATH_LIMIT);
+    }
+}
+
+/// What is wrong with the name of a trust bundle. One for a signer begins with the signer's name, `/` written `:`.
+pub fn trust_bundle_name(name: &str, signer: Option<&str>) -> Vec<String> {
+    match signer.filter(|s| !s.is_empty()) {
+        Some(signer) => {
+            let prefix = format!("{}:", signer.replace('/', ":"));
+            match name.strip_prefix(&prefix) {
+                None => vec![format!(
+                    "ClusterTrustBundle for signerName {signer} must be named with prefix {prefix}"
+                )],
+                Some(rest) => names::dns1123_subdomain(rest),
+            }
+        }
+        None if name.matches(':').count() == 2 => {
+            let rest = name.rsplit(':').next().unwrap_or_default();
+            names::dns1123_subdomain(rest)
+        }
+        None if name.contains(':') => {
+            vec!["ClusterTrustBundle without signer name must not have \":\" in its name".to_owned()]
+        }
+        None => names::dns1123_subdomain(name),
+    }
 }
 
 #[cfg(test)]

@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::common::{containers_and_images, format_labels, format_selector};
-use super::deployment::rolling_update;
-use super::field::{Errors, Field, default, default_zero, ensure, number, text};
-use super::pod::{defaults, workload};
+use super::common::{containers_and_images, format_labels, format_selector, label_selector};
+use super::field::{Errors, Field, default, default_zero, ensure, int_or_percent, number, text};
+use super::pod::{self, defaults};
 use super::rules::Rules;
+use super::workload;
 use crate::registry::table::{self, Column};
 
 /// Rules of `daemonsets.apps`.
@@ -19,6 +19,8 @@ pub static DAEMON_SET: Rules = Rules {
             .get("selector")
             .immutable(errors, &old["spec"]["selector"])
     },
+    validate_status: status,
+    warnings: workload::template_warnings,
     columns: &[
         Column::NAME,
         Column::integer("Desired"),
@@ -71,15 +73,84 @@ fn fill(object: &mut Value) {
 
 fn validate(root: &Field<'_>, errors: &mut Errors) {
     let spec = root.get("spec");
-    workload(&spec, "daemonset", errors);
+    let (selector, template) = (spec.get("selector"), spec.get("template"));
+    label_selector(&selector, errors);
+    workload::selected(&template, selector.value, errors);
+    workload::not_empty(&selector, "daemonset", errors);
+    pod::validate::template(&template, errors);
+    workload::runs_forever(&template, "DaemonSet", errors);
     spec.get("minReadySeconds").non_negative(errors);
+    strategy(&spec.get("updateStrategy"), errors);
     spec.get("revisionHistoryLimit").non_negative(errors);
-    let strategy = spec.get("updateStrategy");
+}
+
+fn strategy(strategy: &Field<'_>, errors: &mut Errors) {
+    let rolling = strategy.get("rollingUpdate");
     match strategy.get("type").str() {
         "OnDelete" => {}
-        "RollingUpdate" => rolling_update(&strategy.get("rollingUpdate"), errors),
+        "RollingUpdate" if !rolling.exists() => rolling.required(errors, ""),
+        "RollingUpdate" => {
+            let (unavailable, surge) = (rolling.get("maxUnavailable"), rolling.get("maxSurge"));
+            int_or_percent(&unavailable, errors);
+            int_or_percent(&surge, errors);
+            match (workload::is_some(&unavailable), workload::is_some(&surge)) {
+                (true, true) => surge.invalid(errors, "may not be set when maxUnavailable is non-zero"),
+                (false, false) => unavailable.required(errors, "cannot be 0 when maxSurge is 0"),
+                _ => {}
+            }
+            workload::at_most_all(&unavailable, errors);
+            workload::at_most_all(&surge, errors);
+        }
         _ => strategy
             .get("type")
             .not_supported(errors, &["RollingUpdate", "OnDelete"]),
+    }
+}
+
+fn status(root: &Field<'_>, old: &Value, errors: &mut Errors) {
+    let status = root.get("status");
+    let counts = [
+        "currentNumberScheduled",
+        "numberMisscheduled",
+        "desiredNumberScheduled",
+        "numberReady",
+        "observedGeneration",
+        "updatedNumberScheduled",
+        "numberAvailable",
+        "numberUnavailable",
+        "collisionCount",
+    ];
+    workload::counts(&status, &counts, &[], errors);
+    workload::collisions(&status, old, errors);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn either_surge_or_unavailability() {
+        for (rolling, want) in [
+            (json!({"maxUnavailable": 1, "maxSurge": 0}), None),
+            (
+                json!({"maxUnavailable": 1, "maxSurge": "10%"}),
+                Some(
+                    "s.rollingUpdate.maxSurge: Invalid value: \"10%\": may not be set when maxUnavailable is non-zero",
+                ),
+            ),
+            (
+                json!({"maxUnavailable": 0, "maxSurge": 0}),
+                Some("s.rollingUpdate.maxUnavailable: Required value: cannot be 0 when maxSurge is 0"),
+            ),
+            (
+                json!({"maxUnavailable": "101%"}),
+                Some("s.rollingUpdate.maxUnavailable: Invalid value: \"101%\": must not be greater than 100%"),
+            ),
+        ] {
+            let value = json!({"type": "RollingUpdate", "rollingUpdate": rolling});
+            let mut errors = Errors::new();
+            strategy(&Field::root("s", &value), &mut errors);
+            assert_eq!(errors.first().map(ToString::to_string).as_deref(), want);
+        }
     }
 }

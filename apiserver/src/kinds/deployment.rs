@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 
 use super::common::{containers_and_images, format_selector};
-use super::field::{Errors, Field, default, default_zero, ensure, int_or_percent, number, percent, text};
-use super::pod::{defaults, workload};
+use super::field::{Errors, Field, default, default_zero, ensure, int_or_percent, number, text};
+use super::pod::defaults;
 use super::rules::Rules;
+use super::workload::{self, MORE_THAN_READY, MORE_THAN_REPLICAS};
 use crate::registry::table::{self, Column};
 
 /// Rules of `deployments.apps`.
@@ -18,6 +19,8 @@ pub static DEPLOYMENT: Rules = Rules {
             .get("selector")
             .immutable(errors, &old["spec"]["selector"])
     },
+    validate_status: status,
+    warnings: workload::named_warnings,
     columns: &[
         Column::NAME,
         Column::text("Ready"),
@@ -70,7 +73,8 @@ fn fill(object: &mut Value) {
 fn validate(root: &Field<'_>, errors: &mut Errors) {
     let spec = root.get("spec");
     spec.get("replicas").non_negative(errors);
-    workload(&spec, "deployment", errors);
+    workload::selector(&spec, "deployment", errors);
+    workload::template(&spec.get("template"), spec.get("selector").value, "ReplicaSet", errors);
     strategy(&spec.get("strategy"), errors);
     for name in ["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
         spec.get(name).non_negative(errors);
@@ -78,7 +82,7 @@ fn validate(root: &Field<'_>, errors: &mut Errors) {
     let deadline = spec.get("progressDeadlineSeconds");
     if deadline
         .int()
-        .is_some_and(|n| n <= spec.get("minReadySeconds").int().unwrap_or(0))
+        .is_some_and(|n| n <= spec.get("minReadySeconds").number())
     {
         deadline.invalid(errors, "must be greater than minReadySeconds");
     }
@@ -91,25 +95,52 @@ fn strategy(strategy: &Field<'_>, errors: &mut Errors) {
             rolling.forbidden(errors, "may not be specified when strategy `type` is 'Recreate'")
         }
         "Recreate" => {}
+        "RollingUpdate" if !rolling.exists() => {
+            rolling.required(errors, "this should be defaulted and never be nil");
+        }
         "RollingUpdate" => rolling_update(&rolling, errors),
-        _ => strategy
-            .get("type")
-            .not_supported(errors, &["Recreate", "RollingUpdate"]),
+        other => {
+            let shown = json!({"Type": other, "RollingUpdate": null});
+            strategy
+                .showing(&shown)
+                .not_supported(errors, &["Recreate", "RollingUpdate"]);
+        }
     }
 }
 
 /// `maxUnavailable` and `maxSurge`, not both nothing.
-pub fn rolling_update(rolling: &Field<'_>, errors: &mut Errors) {
+fn rolling_update(rolling: &Field<'_>, errors: &mut Errors) {
     let (unavailable, surge) = (rolling.get("maxUnavailable"), rolling.get("maxSurge"));
     int_or_percent(&unavailable, errors);
     int_or_percent(&surge, errors);
-    let none = |value: &Value| value.as_i64() == Some(0) || percent(value) == Some(0);
-    if none(unavailable.value) && none(surge.value) {
+    if !workload::is_some(&unavailable) && !workload::is_some(&surge) {
         unavailable.invalid(errors, "may not be 0 when `maxSurge` is 0");
     }
-    if percent(unavailable.value).is_some_and(|n| n > 100) {
-        unavailable.invalid(errors, "must not be greater than 100%");
-    }
+    workload::at_most_all(&unavailable, errors);
+}
+
+fn status(root: &Field<'_>, old: &Value, errors: &mut Errors) {
+    let status = root.get("status");
+    workload::counts(
+        &status,
+        &[
+            "observedGeneration",
+            "replicas",
+            "updatedReplicas",
+            "readyReplicas",
+            "availableReplicas",
+            "unavailableReplicas",
+            "collisionCount",
+        ],
+        &[
+            ("updatedReplicas", "replicas", MORE_THAN_REPLICAS),
+            ("readyReplicas", "replicas", MORE_THAN_REPLICAS),
+            ("availableReplicas", "replicas", MORE_THAN_REPLICAS),
+            ("availableReplicas", "readyReplicas", MORE_THAN_READY),
+        ],
+        errors,
+    );
+    workload::collisions(&status, old, errors);
 }
 
 #[cfg(test)]

@@ -140,6 +140,11 @@ impl<'a> Field<'a> {
         self.value.as_bool().unwrap_or(false)
     }
 
+    /// The number, or 0.
+    pub fn number(&self) -> i64 {
+        self.int().unwrap_or(0)
+    }
+
     /// Number of elements or entries.
     pub fn len(&self) -> usize {
         match self.value {
@@ -195,6 +200,16 @@ impl<'a> Field<'a> {
         );
     }
 
+    /// `Duplicate value: <value>: detail`, the value being one that stands for the place.
+    pub fn duplicate_of(&self, errors: &mut Errors, value: impl Into<Value>, detail: &str) {
+        self.report(errors, FieldErrorKind::Duplicate, Some(value.into()), detail.to_owned());
+    }
+
+    /// `Invalid value: <value>: detail` with another value than the one here.
+    pub fn invalid_as(&self, errors: &mut Errors, value: impl Into<Value>, detail: impl Into<String>) {
+        self.report(errors, FieldErrorKind::Invalid, Some(value.into()), detail.into());
+    }
+
     /// `Not found: <value>`
     pub fn not_found(&self, errors: &mut Errors) {
         self.report(
@@ -231,6 +246,68 @@ impl<'a> Field<'a> {
         );
     }
 
+    /// Reports each of the fields that is missing or empty.
+    pub fn require(&self, errors: &mut Errors, names: &[&str]) {
+        for name in names {
+            let field = self.get(name);
+            if field.is_empty() {
+                field.required(errors, "");
+            }
+        }
+    }
+
+    /// Reports what a check says of the text.
+    pub fn check(&self, errors: &mut Errors, check: fn(&str) -> Vec<String>) {
+        for detail in check(self.str()) {
+            self.invalid_as(errors, self.str(), detail);
+        }
+    }
+
+    /// The same, if there is text.
+    pub fn check_if_set(&self, errors: &mut Errors, check: fn(&str) -> Vec<String>) {
+        if !self.is_empty() {
+            self.check(errors, check);
+        }
+    }
+
+    /// Missing text is required, other text is checked.
+    pub fn required_check(&self, errors: &mut Errors, check: fn(&str) -> Vec<String>) {
+        if self.is_empty() {
+            self.required(errors, "");
+        } else {
+            self.check(errors, check);
+        }
+    }
+
+    /// Reports a number outside of a range; missing counts as 0.
+    pub fn in_range(&self, errors: &mut Errors, low: i64, high: i64) {
+        let number = self.number();
+        for detail in api::names::in_range(number, low, high) {
+            self.invalid_as(errors, number, detail);
+        }
+    }
+
+    /// The same, if there is a number.
+    pub fn in_range_if_set(&self, errors: &mut Errors, low: i64, high: i64) {
+        if self.exists() {
+            self.in_range(errors, low, high);
+        }
+    }
+
+    /// Reports a list or map with more than so many entries.
+    pub fn too_many(&self, errors: &mut Errors, max: usize) {
+        if self.len() > max {
+            errors.push(FieldError::too_many(self.to_string(), self.len(), max));
+        }
+    }
+
+    /// Reports text, if there is some, that is not one of the supported values.
+    pub fn one_of_if_set(&self, errors: &mut Errors, supported: &[&str]) {
+        if self.exists() {
+            self.one_of(errors, supported);
+        }
+    }
+
     /// Reports text that is not one of the supported values.
     pub fn one_of(&self, errors: &mut Errors, supported: &[&str]) {
         if !supported.contains(&self.str()) {
@@ -256,8 +333,13 @@ impl<'a> Field<'a> {
 
     /// Reports a change against the value at the same place in the old object.
     pub fn immutable(&self, errors: &mut Errors, old: &Value) {
-        if self.value != old {
-            self.invalid(errors, "field is immutable");
+        if !same(self.value, old) {
+            let shown = match (self.value, old) {
+                // What Go prints for a pointer to nothing.
+                (Value::Null, Value::String(_) | Value::Number(_) | Value::Bool(_)) => "null".into(),
+                (value, _) => value.clone(),
+            };
+            self.invalid_as(errors, shown, IMMUTABLE);
         }
     }
 
@@ -273,16 +355,39 @@ impl<'a> Field<'a> {
     }
 }
 
+/// What is said of a change that may not be.
+pub const IMMUTABLE: &str = "field is immutable";
+
+/// Whether two values mean the same: an empty list, an empty map and nothing at all are one.
+pub fn same(one: &Value, other: &Value) -> bool {
+    let empty = |v: &Value| match v {
+        Value::Null => true,
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    };
+    match (one, other) {
+        (Value::Object(a), Value::Object(b)) => {
+            let covered = |a: &Map<String, Value>, b: &Map<String, Value>| {
+                a.iter().all(|(key, value)| same(value, b.get(key).unwrap_or(&NULL)))
+            };
+            covered(a, b) && covered(b, a)
+        }
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        (a, b) => a == b || (empty(a) && empty(b)),
+    }
+}
+
 /// Port numbers.
 pub fn port_number(field: &Field<'_>, errors: &mut Errors) {
-    if field.int().is_none_or(|n| !(1..=65535).contains(&n)) {
-        let zero = Value::from(0);
-        let shown = if field.exists() {
-            *field
-        } else {
-            Field { value: &zero, ..*field }
-        };
-        shown.invalid(errors, "must be between 1 and 65535, inclusive");
+    field.in_range(errors, 1, 65535);
+}
+
+/// A port by number or by name.
+pub fn port_number_or_name(field: &Field<'_>, errors: &mut Errors) {
+    match field.value {
+        Value::String(_) => field.check(errors, api::names::port_name),
+        _ => port_number(field, errors),
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod autoscaling;
 pub mod certificates;
+pub mod claim;
 pub mod common;
 pub mod config;
 pub mod daemon_set;
@@ -10,6 +11,7 @@ pub mod endpoints;
 pub mod event;
 pub mod extension;
 pub mod field;
+pub mod ip;
 pub mod job;
 pub mod namespace;
 pub mod networking;
@@ -19,10 +21,14 @@ pub mod policy;
 pub mod rbac;
 pub mod replica_set;
 pub mod resource;
+pub mod resource_names;
 pub mod rules;
 pub mod service;
 pub mod stateful_set;
+pub mod storage;
 pub mod volume;
+pub mod volume_source;
+pub mod workload;
 
 use crate::registry::strategy::Strategy;
 
@@ -38,7 +44,7 @@ pub static STRATEGIES: &[(&str, &str, &dyn Strategy)] = &[
     ("", "limitranges", &policy::LIMIT_RANGE),
     ("", "namespaces", &namespace::Namespace),
     ("", "nodes", &node::NODE),
-    ("", "persistentvolumeclaims", &volume::CLAIM),
+    ("", "persistentvolumeclaims", &claim::CLAIM),
     ("", "persistentvolumes", &volume::VOLUME),
     ("", "pods", &pod::Pod),
     ("", "podtemplates", &policy::POD_TEMPLATE),
@@ -95,9 +101,10 @@ pub static STRATEGIES: &[(&str, &str, &dyn Strategy)] = &[
     ("resource.k8s.io", "resourceclaims", &resource::CLAIM),
     ("resource.k8s.io", "resourceslices", &resource::SLICE),
     ("scheduling.k8s.io", "priorityclasses", &policy::PRIORITY_CLASS),
-    ("storage.k8s.io", "csidrivers", &volume::CSI_DRIVER),
-    ("storage.k8s.io", "csinodes", &volume::CSI_NODE),
-    ("storage.k8s.io", "storageclasses", &volume::STORAGE_CLASS),
-    ("storage.k8s.io", "volumeattachments", &volume::ATTACHMENT),
-    ("storage.k8s.io", "volumeattributesclasses", &volume::ATTRIBUTES_CLASS),
+    ("storage.k8s.io", "csidrivers", &storage::CSI_DRIVER),
+    ("storage.k8s.io", "csistoragecapacities", &storage::CAPACITY),
+    ("storage.k8s.io", "csinodes", &storage::CSI_NODE),
+    ("storage.k8s.io", "storageclasses", &storage::STORAGE_CLASS),
+    ("storage.k8s.io", "volumeattachments", &storage::ATTACHMENT),
+    ("storage.k8s.io", "volumeattributesclasses", &storage::ATTRIBUTES_CLASS),
 ];

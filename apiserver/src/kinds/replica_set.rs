@@ -4,8 +4,9 @@ use serde_json::{Value, json};
 
 use super::common::{containers_and_images, format_labels, format_selector};
 use super::field::{Errors, Field, default, ensure, number};
-use super::pod::{defaults, template_of, workload};
+use super::pod::defaults;
 use super::rules::Rules;
+use super::workload::{self, MORE_THAN_READY, MORE_THAN_REPLICAS};
 use crate::registry::table::{self, Column};
 
 const COLUMNS: &[Column] = &[
@@ -27,13 +28,16 @@ pub static REPLICA_SET: Rules = Rules {
         let spec = root.get("spec");
         spec.get("replicas").non_negative(errors);
         spec.get("minReadySeconds").non_negative(errors);
-        workload(&spec, "deployment", errors);
+        workload::selector(&spec, "deployment", errors);
+        workload::template(&spec.get("template"), spec.get("selector").value, "ReplicaSet", errors);
     },
     validate_update: |root, old, errors| {
         root.get("spec")
             .get("selector")
             .immutable(errors, &old["spec"]["selector"])
     },
+    validate_status: status,
+    warnings: workload::named_warnings,
     columns: COLUMNS,
     row: |object, now| row(object, now, format_selector(object.pointer("/spec/selector"))),
     fields: &["status.replicas"],
@@ -45,6 +49,8 @@ pub static REPLICATION_CONTROLLER: Rules = Rules {
     generation: true,
     default: |object| fill(object, true),
     validate: validate_controller,
+    validate_status: status,
+    warnings: workload::named_warnings,
     columns: COLUMNS,
     row: |object, now| row(object, now, format_labels(object.pointer("/spec/selector"))),
     fields: &["status.replicas"],
@@ -88,13 +94,35 @@ fn fill(object: &mut Value, controller: bool) {
 
 fn validate_controller(root: &Field<'_>, errors: &mut Errors) {
     let spec = root.get("spec");
-    spec.get("replicas").non_negative(errors);
     spec.get("minReadySeconds").non_negative(errors);
-    let selector = spec.get("selector");
-    super::common::labels(&selector, errors);
+    let (selector, template) = (spec.get("selector"), spec.get("template"));
     if selector.is_empty() {
         selector.required(errors, "");
     }
+    spec.get("replicas").non_negative(errors);
+    if !template.exists() {
+        return template.required(errors, "");
+    }
     let wrapped = json!({"matchLabels": selector.value});
-    template_of(&spec, &selector.showing(&wrapped), errors);
+    workload::template(&template, &wrapped, "ReplicationController", errors);
+}
+
+fn status(root: &Field<'_>, _old: &Value, errors: &mut Errors) {
+    workload::counts(
+        &root.get("status"),
+        &[
+            "replicas",
+            "fullyLabeledReplicas",
+            "readyReplicas",
+            "availableReplicas",
+            "observedGeneration",
+        ],
+        &[
+            ("fullyLabeledReplicas", "replicas", MORE_THAN_REPLICAS),
+            ("readyReplicas", "replicas", MORE_THAN_REPLICAS),
+            ("availableReplicas", "replicas", MORE_THAN_REPLICAS),
+            ("availableReplicas", "readyReplicas", MORE_THAN_READY),
+        ],
+        errors,
+    );
 }

@@ -31,6 +31,10 @@ pub struct Rules {
     pub validate: fn(&Field<'_>, &mut Errors),
     /// Faults of a change against the old object, besides those of `validate`.
     pub validate_update: fn(&Field<'_>, &Value, &mut Errors),
+    /// Faults of a change of the status against the old object.
+    pub validate_status: fn(&Field<'_>, &Value, &mut Errors),
+    /// What is worth a warning in a new object, or in a changed one.
+    pub warnings: fn(&Field<'_>, Option<&Value>) -> Vec<String>,
     /// Columns of a table.
     pub columns: &'static [Column],
     /// One cell a column.
@@ -58,6 +62,8 @@ impl Rules {
         default: |_| {},
         validate: |_, _| {},
         validate_update: |_, _, _| {},
+        validate_status: |_, _, _| {},
+        warnings: |_, _| Vec::new(),
         columns: table::DEFAULT_COLUMNS,
         row: default_row,
         fields: &[],
@@ -92,12 +98,19 @@ impl Strategy for Rules {
     }
 
     fn validate_update(&self, cx: &WriteContext<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
+        let root = Field::root("", new);
         if cx.subresource == "status" {
-            return Vec::new();
+            let mut errors = Errors::new();
+            (self.validate_status)(&root, old, &mut errors);
+            return errors;
         }
         let mut errors = self.validate(cx, new);
-        (self.validate_update)(&Field::root("", new), old, &mut errors);
+        (self.validate_update)(&root, old, &mut errors);
         errors
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        (self.warnings)(&Field::root("", new), old)
     }
 
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {

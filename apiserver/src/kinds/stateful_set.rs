@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 
+use super::claim::{self, fill_template};
 use super::common::containers_and_images;
-use super::field::{Errors, Field, default, default_zero, each, ensure, int_or_percent, number, text};
-use super::pod::{defaults, workload};
+use super::field::{Errors, Field, default, default_zero, each, ensure, int_or_percent, number, same, text};
+use super::pod::{annotations, defaults};
 use super::rules::Rules;
-use super::volume::fill_claim;
+use super::workload::{self, MORE_THAN_REPLICAS};
 use crate::registry::strategy::restore;
 use crate::registry::table::{self, Column};
 
@@ -16,6 +17,16 @@ pub static STATEFUL_SET: Rules = Rules {
     default: fill,
     validate,
     validate_update,
+    validate_status: status,
+    warnings: |root, old| {
+        let mut warnings = workload::template_warnings(root, old);
+        let spec = root.get("spec");
+        for claim in spec.get("volumeClaimTemplates").items() {
+            claim::warn_spec(&claim.get("spec"), &mut warnings);
+        }
+        warnings
+    },
+    name: api::names::dns1123_label,
     columns: &[
         Column::NAME,
         Column::text("Ready"),
@@ -95,6 +106,7 @@ fn fill(object: &mut Value) {
             && let Some(rolling) = ensure(strategy, "rollingUpdate")
         {
             default(rolling, "partition", 0);
+            default(rolling, "maxUnavailable", 1);
         }
     }
     if let Some(policy) = ensure(spec, "persistentVolumeClaimRetentionPolicy") {
@@ -107,32 +119,97 @@ fn fill(object: &mut Value) {
     for claim in each(spec, "volumeClaimTemplates") {
         default_zero(claim, "apiVersion", "v1");
         default_zero(claim, "kind", "PersistentVolumeClaim");
-        fill_claim(claim);
+        fill_template(claim);
     }
 }
 
 fn validate(root: &Field<'_>, errors: &mut Errors) {
     let spec = root.get("spec");
-    spec.get("podManagementPolicy")
-        .required_one_of(errors, &["OrderedReady", "Parallel"]);
-    for name in ["replicas", "minReadySeconds", "revisionHistoryLimit"] {
-        spec.get(name).non_negative(errors);
+    let (policy, strategy) = (spec.get("podManagementPolicy"), spec.get("updateStrategy"));
+    match policy.str() {
+        "" => policy.required(errors, ""),
+        "OrderedReady" | "Parallel" => {}
+        _ => policy.invalid(errors, "must be 'OrderedReady' or 'Parallel'"),
     }
-    let strategy = spec.get("updateStrategy");
+    update_strategy(&strategy, errors);
+    let retention = spec.get("persistentVolumeClaimRetentionPolicy");
+    for name in ["whenDeleted", "whenScaled"] {
+        retention.get(name).one_of_if_set(errors, &["Retain", "Delete"]);
+    }
+    let ordinals = spec.get("ordinals");
+    spec.get("replicas").non_negative(errors);
+    spec.get("minReadySeconds").non_negative(errors);
+    ordinals.get("start").non_negative(errors);
+    spec.get("revisionHistoryLimit").non_negative(errors);
+    workload::selector(&spec, "statefulset", errors);
+    let template = spec.get("template");
+    workload::selected(&template, spec.get("selector").value, errors);
+    metadata(&template, errors);
+    workload::runs_forever(&template, "StatefulSet", errors);
+}
+
+/// The pods' spec is checked when they are made: their volumes are those of the template and the claims together.
+fn metadata(template: &Field<'_>, errors: &mut Errors) {
+    let metadata = template.get("metadata");
+    let (labels, notes) = (format!("{template}.labels"), format!("{template}.annotations"));
+    super::common::labels(&Field::root(&labels, metadata.get("labels").value), errors);
+    let notes = Field::root(&notes, metadata.get("annotations").value);
+    annotations::keys(&notes, errors);
+    annotations::pod(&notes, &template.get("spec"), errors);
+}
+
+fn update_strategy(strategy: &Field<'_>, errors: &mut Errors) {
     let rolling = strategy.get("rollingUpdate");
     match strategy.get("type").str() {
-        "" => strategy.get("type").required(errors, ""),
+        "" => strategy.required(errors, ""),
         "OnDelete" if rolling.exists() => rolling.invalid(errors, "only allowed for updateStrategy 'RollingUpdate'"),
         "OnDelete" => {}
         "RollingUpdate" => {
             rolling.get("partition").non_negative(errors);
-            int_or_percent(&rolling.get("maxUnavailable"), errors);
+            let unavailable = rolling.get("maxUnavailable");
+            if unavailable.exists() {
+                int_or_percent(&unavailable, errors);
+                if !workload::is_some(&unavailable) {
+                    unavailable.invalid(errors, "cannot be 0");
+                }
+                workload::at_most_all(&unavailable, errors);
+            }
         }
-        _ => strategy
-            .get("type")
-            .invalid(errors, "must be 'RollingUpdate' or 'OnDelete'"),
+        other => strategy.invalid_as(
+            errors,
+            json!({"Type": other, "RollingUpdate": null}),
+            "must be 'RollingUpdate' or 'OnDelete'",
+        ),
     }
-    workload(&spec, "statefulset", errors);
+}
+
+fn status(root: &Field<'_>, old: &Value, errors: &mut Errors) {
+    let status = root.get("status");
+    workload::counts(
+        &status,
+        &[
+            "replicas",
+            "readyReplicas",
+            "currentReplicas",
+            "updatedReplicas",
+            "availableReplicas",
+            "observedGeneration",
+            "collisionCount",
+        ],
+        &[
+            ("readyReplicas", "replicas", MORE_THAN_REPLICAS),
+            ("currentReplicas", "replicas", MORE_THAN_REPLICAS),
+            ("updatedReplicas", "replicas", MORE_THAN_REPLICAS),
+            ("availableReplicas", "replicas", MORE_THAN_REPLICAS),
+            (
+                "availableReplicas",
+                "readyReplicas",
+                "cannot be greater than status.readyReplicas",
+            ),
+        ],
+        errors,
+    );
+    workload::collisions(&status, old, errors);
 }
 
 const UPDATE: &str = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', \
@@ -152,7 +229,7 @@ fn validate_update(root: &Field<'_>, old: &Value, errors: &mut Errors) {
     ] {
         restore(&mut kept, &old["spec"], field);
     }
-    if kept != old["spec"] {
+    if !same(&kept, &old["spec"]) {
         spec.forbidden(errors, UPDATE);
     }
 }

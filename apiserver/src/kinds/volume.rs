@@ -1,14 +1,46 @@
-//! PersistentVolumes, claims, StorageClasses and the objects of CSI.
+//! PersistentVolumes. Claims and the objects of CSI have files of their own.
 
+use api::names;
 use serde_json::{Value, json};
 
-use super::common::quantity;
-use super::field::{Errors, Field, default, default_zero, ensure, list, set, text};
+use super::claim::{CLASS_ANNOTATION, CLASS_ANNOTATION_WARNING};
+use super::common::parse_quantity;
+use super::field::{Errors, Field, IMMUTABLE, default, default_zero, ensure, same, text};
+use super::pod::placement::node_selector;
+use super::pod::warnings::node_selector_term;
 use super::rules::{NewStatus, Rules};
-use crate::registry::strategy::restore;
+use super::volume_source::{self, Holder, present};
+use crate::registry::strategy::remove;
 use crate::registry::table::{self, Column};
 
 const MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+/// In the order in which upstream looks for them.
+const SOURCES: &[&str] = &[
+    "hostPath",
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "glusterfs",
+    "flocker",
+    "nfs",
+    "rbd",
+    "quobyte",
+    "cephfs",
+    "iscsi",
+    "cinder",
+    "fc",
+    "flexVolume",
+    "azureFile",
+    "vsphereVolume",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "azureDisk",
+    "scaleIO",
+    "local",
+    "storageos",
+    "csi",
+];
+const MORE_THAN_ONE: &str = "may not specify more than 1 volume type";
+const MOUNT_OPTIONS: &str = "volume.beta.kubernetes.io/mount-options";
 
 /// Rules of `persistentvolumes`.
 pub static VOLUME: Rules = Rules {
@@ -16,25 +48,14 @@ pub static VOLUME: Rules = Rules {
         let Some(spec) = ensure(object, "spec") else { return };
         default_zero(spec, "persistentVolumeReclaimPolicy", "Retain");
         default(spec, "volumeMode", "Filesystem");
-        if let Some(path) = spec.get_mut("hostPath") {
-            default(path, "type", "");
+        super::pod::defaults::plugins(spec);
+        if let Some(capacity) = spec.get_mut("capacity") {
+            super::pod::defaults::round_up(capacity);
         }
     },
-    validate: |root, errors| {
-        let spec = root.get("spec");
-        access_modes(&spec, errors);
-        let capacity = spec.get("capacity");
-        if capacity.is_empty() {
-            capacity.required(errors, "");
-        } else if capacity.value.get("storage").is_none() || capacity.len() > 1 {
-            capacity.not_supported(errors, &["storage"]);
-        }
-        for (_, amount) in capacity.entries() {
-            quantity(&amount, errors);
-        }
-        spec.get("persistentVolumeReclaimPolicy")
-            .one_of(errors, &["Delete", "Recycle", "Retain"]);
-    },
+    validate,
+    validate_update: update,
+    warnings: |root, _| warnings(root),
     columns: &[
         Column::NAME,
         Column::text("Capacity"),
@@ -71,327 +92,219 @@ pub static VOLUME: Rules = Rules {
     ..Rules::NONE
 };
 
-/// Rules of `persistentvolumeclaims`.
-pub static CLAIM: Rules = Rules {
-    default: |object| {
-        if let Some(spec) = ensure(object, "spec") {
-            default(spec, "volumeMode", "Filesystem");
-        }
-    },
-    validate: |root, errors| validate_claim(&root.get("spec"), errors),
-    validate_update: claim_update,
-    columns: &[
-        Column::NAME,
-        Column::text("Status"),
-        Column::text("Volume"),
-        Column::text("Capacity"),
-        Column::text("Access Modes"),
-        Column::text("StorageClass"),
-        Column::text("VolumeAttributesClass"),
-        Column::AGE,
-        Column::text("VolumeMode").wide(),
-    ],
-    row: |object, now| {
-        let bound = !text(object, "/spec/volumeName").is_empty();
-        let (capacity, modes) = if bound {
-            (
-                text(object, "/status/capacity/storage"),
-                short_modes(object.pointer("/status/accessModes")),
-            )
-        } else {
-            ("", String::new())
-        };
-        vec![
-            table::name(object),
-            json!(phase(object)),
-            json!(text(object, "/spec/volumeName")),
-            json!(capacity),
-            json!(modes),
-            json!(storage_class(object)),
-            json!(unset(text(object, "/spec/volumeAttributesClassName"))),
-            table::age(object, now),
-            json!(unset(text(object, "/spec/volumeMode"))),
-        ]
-    },
-    new_status: NewStatus::Phase("Pending"),
-    ..Rules::NONE
-};
-
-/// Rules of `storageclasses.storage.k8s.io`.
-pub static STORAGE_CLASS: Rules = Rules {
-    default: |object| {
-        default(object, "reclaimPolicy", "Delete");
-        default(object, "volumeBindingMode", "Immediate");
-    },
-    validate: |root, errors| {
-        let provisioner = root.get("provisioner");
-        if provisioner.is_empty() {
-            provisioner.required(errors, "");
-        }
-        root.get("reclaimPolicy").one_of(errors, &["Delete", "Retain"]);
-        root.get("volumeBindingMode")
-            .one_of(errors, &["Immediate", "WaitForFirstConsumer"]);
-    },
-    validate_update: |root, old, errors| {
-        for name in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
-            if root.get(name).value != &old[name] {
-                root.get(name)
-                    .forbidden(errors, &format!("updates to {name} are forbidden."));
-            }
-        }
-    },
-    columns: &[
-        Column::NAME,
-        Column::text("Provisioner"),
-        Column::text("ReclaimPolicy"),
-        Column::text("VolumeBindingMode"),
-        Column {
-            kind: "boolean",
-            ..Column::text("AllowVolumeExpansion")
-        },
-        Column::AGE,
-    ],
-    row: |object, now| {
-        let default = text(
-            object,
-            "/metadata/annotations/storageclass.kubernetes.io~1is-default-class",
-        ) == "true";
-        let name = text(object, "/metadata/name");
-        let expansion = object
-            .get("allowVolumeExpansion")
-            .and_then(Value::as_bool)
-            .unwrap_or(false);
-        vec![
-            json!(if default {
-                format!("{name} (default)")
-            } else {
-                name.to_owned()
-            }),
-            json!(text(object, "/provisioner")),
-            json!(text(object, "/reclaimPolicy")),
-            json!(text(object, "/volumeBindingMode")),
-            json!(expansion),
-            table::age(object, now),
-        ]
-    },
-    ..Rules::NONE
-};
-
-/// Rules of `volumeattachments.storage.k8s.io`.
-pub static ATTACHMENT: Rules = Rules {
-    columns: &[
-        Column::NAME,
-        Column::text("Attacher"),
-        Column::text("PV"),
-        Column::text("Node"),
-        Column {
-            kind: "boolean",
-            ..Column::text("Attached")
-        },
-        Column::AGE,
-    ],
-    row: |object, now| {
-        vec![
-            table::name(object),
-            json!(text(object, "/spec/attacher")),
-            json!(text(object, "/spec/source/persistentVolumeName")),
-            json!(text(object, "/spec/nodeName")),
-            json!(
-                object
-                    .pointer("/status/attached")
-                    .and_then(Value::as_bool)
-                    .unwrap_or(false)
-            ),
-            table::age(object, now),
-        ]
-    },
-    ..Rules::NONE
-};
-
-/// Rules of `csinodes.storage.k8s.io`.
-pub static CSI_NODE: Rules = Rules {
-    columns: &[Column::NAME, Column::integer("Drivers"), Column::AGE],
-    row: |object, now| {
-        vec![
-            table::name(object),
-            json!(list(object, "/spec/drivers").len()),
-            table::age(object, now),
-        ]
-    },
-    ..Rules::NONE
-};
-
-/// Rules of `csidrivers.storage.k8s.io`.
-pub static CSI_DRIVER: Rules = Rules {
-    default: |object| {
-        let Some(spec) = ensure(object, "spec") else { return };
-        for (field, value) in [
-            ("attachRequired", true),
-            ("podInfoOnMount", false),
-            ("storageCapacity", false),
-            ("requiresRepublish", false),
-            ("seLinuxMount", false),
-        ] {
-            default(spec, field, value);
-        }
-        default(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
-        default(spec, "volumeLifecycleModes", json!(["Persistent"]));
-    },
-    columns: &[
-        Column::NAME,
-        Column {
-            kind: "boolean",
-            ..Column::text("AttachRequired")
-        },
-        Column {
-            kind: "boolean",
-            ..Column::text("PodInfoOnMount")
-        },
-        Column {
-            kind: "boolean",
-            ..Column::text("StorageCapacity")
-        },
-        Column::text("TokenRequests"),
-        Column {
-            kind: "boolean",
-            ..Column::text("RequiresRepublish")
-        },
-        Column::text("Modes"),
-        Column::AGE,
-    ],
-    row: |object, now| {
-        let flag =
-            |name: &str, otherwise: bool| json!(object["spec"].get(name).and_then(Value::as_bool).unwrap_or(otherwise));
-        let join = |items: Vec<&str>| {
-            if items.is_empty() {
-                "<unset>".to_owned()
-            } else {
-                items.join(",")
-            }
-        };
-        vec![
-            table::name(object),
-            flag("attachRequired", true),
-            flag("podInfoOnMount", false),
-            flag("storageCapacity", false),
-            json!(join(
-                list(object, "/spec/tokenRequests")
-                    .iter()
-                    .map(|t| text(t, "/audience"))
-                    .collect()
-            )),
-            flag("requiresRepublish", false),
-            json!(join(
-                list(object, "/spec/volumeLifecycleModes")
-                    .iter()
-                    .filter_map(Value::as_str)
-                    .collect()
-            )),
-            table::age(object, now),
-        ]
-    },
-    ..Rules::NONE
-};
-
-/// Rules of `volumeattributesclasses.storage.k8s.io`.
-pub static ATTRIBUTES_CLASS: Rules = Rules {
-    columns: &[Column::NAME, Column::text("DriverName"), Column::AGE],
-    row: |object, now| {
-        vec![
-            table::name(object),
-            json!(text(object, "/driverName")),
-            table::age(object, now),
-        ]
-    },
-    ..Rules::NONE
-};
-
-/// Defaults of a StatefulSet's claim template, which shows the phase that its claims begin with.
-pub fn fill_claim(claim: &mut Value) {
-    if claim.pointer("/status/phase").is_none()
-        && let Some(status) = ensure(claim, "status")
-    {
-        set(status, "phase", "Pending");
-    }
-    if let Some(spec) = ensure(claim, "spec") {
-        default(spec, "volumeMode", "Filesystem");
-    }
-}
-
-fn access_modes(spec: &Field<'_>, errors: &mut Errors) {
+/// Modes of access to a volume, each known, and no others beside the exclusive one.
+pub fn access_modes(spec: &Field<'_>, errors: &mut Errors) {
     let modes = spec.get("accessModes");
-    if modes.is_empty() {
-        modes.required(errors, "at least 1 access mode is required");
+    for mode in modes.items().filter(|m| !MODES.contains(&m.str())) {
+        modes.showing(mode.value).not_supported(errors, MODES);
     }
-    for mode in modes.items() {
-        if !MODES.contains(&mode.str()) {
-            modes.showing(mode.value).not_supported(errors, MODES);
-        }
-    }
-    if modes.len() > 1 && modes.items().any(|m| m.str() == "ReadWriteOncePod") {
+    let exclusive = |m: &Field<'_>| m.str() == "ReadWriteOncePod";
+    let others = modes.items().any(|m| !exclusive(&m) && MODES.contains(&m.str()));
+    if others && modes.items().any(|m| exclusive(&m)) {
         modes.forbidden(errors, "may not use ReadWriteOncePod with other access modes");
     }
 }
 
-fn validate_claim(spec: &Field<'_>, errors: &mut Errors) {
+fn validate(root: &Field<'_>, errors: &mut Errors) {
+    let (metadata, spec) = (root.get("metadata"), root.get("spec"));
+    spec_of(&spec, metadata.get("name").str(), errors);
+}
+
+fn spec_of(spec: &Field<'_>, name: &str, errors: &mut Errors) {
+    spec.require(errors, &["accessModes"]);
     access_modes(spec, errors);
-    super::common::label_selector(&spec.get("selector"), errors);
-    let resources = spec.get("resources");
-    let requests = resources.get("requests");
-    let storage = requests.key("storage");
-    if !storage.exists() {
-        storage.required(errors, "");
-    } else if quantity(&storage, errors).is_some_and(|q| q == api::quantity::Quantity::milli(0)) {
-        storage.invalid(errors, "must be greater than zero");
+    capacity(&spec.get("capacity"), errors);
+    let (policy, affinity) = (spec.get("persistentVolumeReclaimPolicy"), spec.get("nodeAffinity"));
+    if !policy.is_empty() {
+        policy.one_of(errors, &["Delete", "Recycle", "Retain"]);
     }
-    let class = spec.get("storageClassName");
-    if !class.is_empty() {
-        class.invalid_all(errors, api::names::dns1123_subdomain(class.str()));
+    if affinity.exists() {
+        let required = affinity.get("required");
+        if required.exists() {
+            node_selector(&required, errors);
+        } else {
+            required.required(errors, "must specify required node constraints");
+        }
     }
-    let mode = spec.get("volumeMode");
-    if mode.exists() {
-        mode.one_of(errors, &["Block", "Filesystem"]);
+    source(spec, name, errors);
+    let path = spec.value.pointer("/hostPath/path").and_then(Value::as_str);
+    if policy.str() == "Recycle" && path.is_some_and(|p| p.split('/').all(|part| part.is_empty() || part == ".")) {
+        policy.forbidden(errors, "may not be 'recycle' for a hostPath mount of '/'");
+    }
+    spec.get("storageClassName")
+        .check_if_set(errors, names::dns1123_subdomain);
+    spec.get("volumeMode").one_of_if_set(errors, &["Block", "Filesystem"]);
+    let class = spec.get("volumeAttributesClassName");
+    if class.exists() {
+        if class.is_empty() {
+            class.required(errors, "an empty string is disallowed");
+        }
+        class.check_if_set(errors, names::dns1123_subdomain);
+        if !spec.get("csi").exists() {
+            spec.get("csi")
+                .required(errors, "has to be specified when using volumeAttributesClassName");
+        }
     }
 }
 
-const CLAIM_UPDATE: &str =
-    "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
-
-fn claim_update(root: &Field<'_>, old: &Value, errors: &mut Errors) {
-    let spec = root.get("spec");
-    let before = &old["spec"];
-    let mut kept = spec.value.clone();
-    if text(before, "/volumeName").is_empty() {
-        restore(&mut kept, before, "volumeName");
+fn capacity(capacity: &Field<'_>, errors: &mut Errors) {
+    if capacity.is_empty() {
+        capacity.required(errors, "");
     }
-    if text(old, "/status/phase") == "Bound" {
-        restore(&mut kept, before, "volumeAttributesClassName");
-        let storage = before
-            .pointer("/resources/requests/storage")
-            .cloned()
-            .unwrap_or_default();
-        let grown = super::common::parse_quantity(&spec.value["resources"]["requests"]["storage"])
-            >= super::common::parse_quantity(&storage);
-        if let Some(requests) = kept.pointer_mut("/resources/requests") {
-            set(requests, "storage", storage);
-        }
-        if !grown {
-            spec.get("resources")
-                .get("requests")
-                .key("storage")
-                .forbidden(errors, "field can not be less than status.capacity");
-        }
+    if !capacity.key("storage").exists() || capacity.len() > 1 {
+        capacity.not_supported(errors, &["storage"]);
     }
-    if kept != *before {
-        spec.forbidden(errors, CLAIM_UPDATE);
+    for (_, amount) in capacity.entries() {
+        let Some(read) = parse_quantity(amount.value) else {
+            continue;
+        };
+        if read.as_i64() < 0 {
+            amount.invalid_as(errors, read.as_i64(), "must be a valid resource quantity");
+        }
+        if read.is_negative() || read.is_zero() {
+            amount.invalid_as(errors, read.to_string(), "must be greater than zero");
+        }
     }
 }
 
-fn unset(text: &str) -> &str {
+fn source(spec: &Field<'_>, name: &str, errors: &mut Errors) {
+    let mut found = false;
+    for kind in present(spec.value, SOURCES) {
+        if found && kind != "flexVolume" {
+            let shown = if kind == "cephfs" { "cephFS" } else { kind };
+            spec.get(shown).forbidden(errors, MORE_THAN_ONE);
+            continue;
+        }
+        found = true;
+        let shown = if kind == "gcePersistentDisk" {
+            "persistentDisk"
+        } else {
+            kind
+        };
+        let source = spec.get(shown).showing(spec.get(kind).value);
+        volume_source::validate(kind, &source, Holder::Volume(name), errors);
+        if kind == "local" && !spec.get("nodeAffinity").exists() {
+            spec.get("nodeAffinity")
+                .required(errors, "Local volume requires node affinity");
+        }
+    }
+    if !found {
+        spec.required(errors, "must specify a volume type");
+    }
+}
+
+fn update(root: &Field<'_>, old: &Value, errors: &mut Errors) {
+    let (spec, before) = (root.get("spec"), &old["spec"]);
+    let mut new = spec.value.clone();
+    if before["csi"].is_object()
+        && before["csi"]["controllerExpandSecretRef"].is_null()
+        && let Some(csi) = new.get_mut("csi")
+    {
+        remove(csi, "controllerExpandSecretRef");
+    }
+    if SOURCES.iter().any(|kind| !same(&new[*kind], &before[*kind])) {
+        errors.push(api::FieldError::forbidden(
+            "spec.persistentvolumesource",
+            "spec.persistentvolumesource is immutable after creation",
+        ));
+    }
+    Field::root("volumeMode", spec.get("volumeMode").value).immutable(errors, &before["volumeMode"]);
+    let affinity = spec.get("nodeAffinity");
+    if !before["nodeAffinity"].is_null()
+        && !same(&stable_labels(affinity.value), &stable_labels(&before["nodeAffinity"]))
+    {
+        errors.push(api::FieldError::invalid(
+            "nodeAffinity",
+            affinity.value.clone(),
+            format!("{IMMUTABLE}, except for updating from beta label to GA"),
+        ));
+    }
+    let class = spec.get("volumeAttributesClassName");
+    if !class.exists() && !before["volumeAttributesClassName"].is_null() {
+        class.forbidden(errors, "update from non-nil value to nil is forbidden");
+    }
+}
+
+/// With the labels of nodes under their newer names.
+fn stable_labels(affinity: &Value) -> Value {
+    let mut text = affinity.to_string();
+    for (beta, stable) in [
+        ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+        (
+            "failure-domain.beta.kubernetes.io/region",
+            "topology.kubernetes.io/region",
+        ),
+        ("beta.kubernetes.io/os", "kubernetes.io/os"),
+        ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
+        ("beta.kubernetes.io/instance-type", "node.kubernetes.io/instance-type"),
+    ] {
+        text = text.replace(&format!("\"key\":\"{beta}\""), &format!("\"key\":\"{stable}\""));
+    }
+    serde_json::from_str(&text).unwrap_or_default()
+}
+
+fn warnings(root: &Field<'_>) -> Vec<String> {
+    const PLUGINS: [(&str, &str, &str); 7] = [
+        (
+            "photonPersistentDisk",
+            "photonPersistentDisk",
+            "deprecated in v1.11, non-functional in v1.16+",
+        ),
+        ("scaleIO", "scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
+        (
+            "storageos",
+            "storageOS",
+            "deprecated in v1.22, non-functional in v1.25+",
+        ),
+        (
+            "glusterfs",
+            "glusterfs",
+            "deprecated in v1.25, non-functional in v1.26+",
+        ),
+        ("cephfs", "cephfs", "deprecated in v1.28, non-functional in v1.31+"),
+        ("rbd", "rbd", "deprecated in v1.28, non-functional in v1.31+"),
+        ("flocker", "flocker", "deprecated in v1.22, non-functional in v1.25+"),
+    ];
+    let mut warnings = Vec::new();
+    let (metadata, spec) = (root.get("metadata"), root.get("spec"));
+    let annotations = metadata.get("annotations");
+    for (key, message) in [
+        (CLASS_ANNOTATION, CLASS_ANNOTATION_WARNING),
+        (
+            MOUNT_OPTIONS,
+            "deprecated since v1.31; use \"mountOptions\" attribute instead",
+        ),
+    ] {
+        if annotations.key(key).exists() {
+            warnings.push(format!("{}: {message}", annotations.key(key)));
+        }
+    }
+    if spec.get("persistentVolumeReclaimPolicy").str() == "Recycle" {
+        warnings.push(
+            "spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning."
+                .to_owned(),
+        );
+    }
+    let affinity = spec.get("nodeAffinity");
+    let required = affinity.get("required");
+    for term in required.get("nodeSelectorTerms").items() {
+        node_selector_term(&term, false, &mut warnings);
+    }
+    for (name, shown, message) in PLUGINS {
+        if spec.get(name).exists() {
+            warnings.push(format!("{}: {message}", spec.get(shown)));
+        }
+    }
+    warnings
+}
+
+/// Text, or `<unset>`.
+pub fn unset(text: &str) -> &str {
     if text.is_empty() { "<unset>" } else { text }
 }
 
-fn phase(object: &Value) -> &str {
+/// The phase, or that it is going away.
+pub fn phase(object: &Value) -> &str {
     if object
         .pointer("/metadata/deletionTimestamp")
         .is_some_and(Value::is_string)
@@ -402,7 +315,8 @@ fn phase(object: &Value) -> &str {
     }
 }
 
-fn storage_class(object: &Value) -> &str {
+/// The class's name, wherever it is said.
+pub fn storage_class(object: &Value) -> &str {
     match text(object, "/metadata/annotations/volume.beta.kubernetes.io~1storage-class") {
         "" => text(object, "/spec/storageClassName"),
         class => class,
@@ -410,7 +324,7 @@ fn storage_class(object: &Value) -> &str {
 }
 
 /// `RWO,ROX`, each once.
-fn short_modes(modes: Option<&Value>) -> String {
+pub fn short_modes(modes: Option<&Value>) -> String {
     let has = |mode: &str| {
         modes
             .and_then(Value::as_array)

@@ -13,7 +13,10 @@ const LABEL: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
 pub fn dns1123_label(name: &str) -> Vec<String> {
     let rule = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and \
                 end with an alphanumeric character";
-    let broken = (!is_label(name)).then(|| regex_error(rule, LABEL, &["my-name", "123-abc"]));
+    let broken = (!is_label(name)).then(|| match is_subdomain(name) {
+        true => "must not contain dots".to_owned(),
+        false => regex_error(rule, LABEL, &["my-name", "123-abc"]),
+    });
     limited(name, LABEL_MAX).chain(broken).collect()
 }
 
@@ -22,6 +25,19 @@ pub fn dns1123_subdomain(name: &str) -> Vec<String> {
     let rule = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must \
                 start and end with an alphanumeric character";
     let broken = (!is_subdomain(name)).then(|| regex_error(rule, &subdomain_regex(), &["example.com"]));
+    limited(name, SUBDOMAIN_MAX).chain(broken).collect()
+}
+
+/// A domain name whose labels may have underscores, as resolvers search.
+pub fn dns1123_subdomain_with_underscore(name: &str) -> Vec<String> {
+    let rule = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must \
+                start and end with an alphanumeric character";
+    let label = "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?";
+    let fine = name.split('.').all(|part| {
+        let part = part.strip_prefix('_').unwrap_or(part);
+        !part.starts_with('_') && is_label(&part.replace('_', "-"))
+    });
+    let broken = (!fine).then(|| regex_error(rule, &format!("{label}(\\.{label})*"), &["example.com"]));
     limited(name, SUBDOMAIN_MAX).chain(broken).collect()
 }
 
@@ -272,6 +288,11 @@ mod tests {
                 &["a", "a.b-c.d1"],
                 &["", ".a", "a.", "a..b", "a.-b", "A.b"],
             ),
+            (
+                dns1123_subdomain_with_underscore,
+                &["a", "_tcp.a_b.c", "a.b"],
+                &["", "a_", "__a", "a..b"],
+            ),
             (dns1035_label, &["a", "a-1"], &["1a", "", "a-", "a.b"]),
             (
                 qualified_name,
@@ -311,6 +332,7 @@ mod tests {
                 assert_ne!(check(name), Vec::<String>::new(), "{index} {name:?}");
             }
         }
+        assert_eq!(dns1123_label("a.b"), ["must not contain dots"]);
         assert_eq!(dns1123_label(&"a".repeat(64)), ["must be no more than 63 bytes"]);
     }
 

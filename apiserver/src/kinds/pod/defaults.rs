@@ -1,8 +1,11 @@
 //! Defaults of a pod's spec, which are those of every pod template too. Source: `pkg/apis/core/v1/defaults.go`.
 
+use api::quantity::Quantity;
 use serde_json::{Value, json};
 
+use crate::kinds::common::parse_quantity;
 use crate::kinds::field::{default, default_zero, each, ensure, set};
+use crate::kinds::resource_names;
 
 /// 0644, the mode of projected files.
 const FILE_MODE: i64 = 0o644;
@@ -18,14 +21,11 @@ pub fn pod_spec(spec: &mut Value) {
     default(spec, "terminationGracePeriodSeconds", 30);
     default(spec, "securityContext", json!({}));
     mirror_service_account(spec);
-    let host_network = spec.get("hostNetwork").and_then(Value::as_bool).unwrap_or(false);
     for list in ["initContainers", "containers", "ephemeralContainers"] {
-        for c in each(spec, list) {
-            container(c);
-            if host_network {
-                host_ports(c);
-            }
-        }
+        each(spec, list).for_each(container);
+    }
+    if let Some(overhead) = spec.get_mut("overhead") {
+        round_up(overhead);
     }
     for v in each(spec, "volumes") {
         volume(v);
@@ -38,9 +38,47 @@ pub fn pod_only(spec: &mut Value) {
         return;
     }
     default(spec, "enableServiceLinks", true);
+    let host_network = spec.get("hostNetwork").and_then(Value::as_bool).unwrap_or(false);
     for list in ["initContainers", "containers"] {
         for c in each(spec, list) {
             requests_from_limits(c);
+            if host_network {
+                host_ports(c);
+            }
+        }
+    }
+    pod_requests(spec);
+}
+
+/// A pod with limits of its own requests what its containers do, or else as much as the limits.
+fn pod_requests(spec: &mut Value) {
+    let limits = super::resources::amounts(spec, "limits");
+    if limits.is_empty() {
+        return;
+    }
+    let sums = super::resources::container_requests(spec);
+    let Some(requests) = spec.get_mut("resources").and_then(|r| ensure(r, "requests")) else {
+        return;
+    };
+    let known = |name: &String| resource_names::is_pod_level(name);
+    for (name, sum) in sums
+        .iter()
+        .filter(|(n, _)| known(n) && resource_names::may_overcommit(n))
+    {
+        default(requests, name, sum.to_string());
+    }
+    for (name, limit) in limits.iter().filter(|(n, _)| known(n)) {
+        default(requests, name, limit.to_string());
+    }
+}
+
+/// Amounts are kept in thousandths at the finest.
+pub fn round_up(amounts: &mut Value) {
+    for (_, amount) in amounts.as_object_mut().into_iter().flatten() {
+        let Some(exact) = parse_quantity(amount) else { continue };
+        let rounded = Quantity::milli(exact.as_milli());
+        if exact.as_milli().abs() < i64::MAX && rounded != exact {
+            *amount = rounded.to_string().into();
         }
     }
 }
@@ -60,16 +98,16 @@ fn mirror_service_account(spec: &mut Value) {
 }
 
 fn container(c: &mut Value) {
-    let image = c.get("image").and_then(Value::as_str).unwrap_or_default();
-    let policy = if image_tag(image) == Some("latest") {
-        "Always"
-    } else {
-        "IfNotPresent"
-    };
+    let policy = pull_policy(c.get("image").and_then(Value::as_str).unwrap_or_default());
     default_zero(c, "imagePullPolicy", policy);
     default_zero(c, "terminationMessagePath", "/dev/termination-log");
     default_zero(c, "terminationMessagePolicy", "File");
     default(c, "resources", json!({}));
+    for which in ["/resources/limits", "/resources/requests"] {
+        if let Some(amounts) = c.pointer_mut(which) {
+            round_up(amounts);
+        }
+    }
     for port in each(c, "ports") {
         default_zero(port, "protocol", "TCP");
     }
@@ -87,6 +125,13 @@ fn container(c: &mut Value) {
         if let Some(action) = c.pointer_mut(hook) {
             http_get(action);
         }
+    }
+}
+
+fn pull_policy(image: &str) -> &'static str {
+    match image_tag(image) {
+        Some("latest") => "Always",
+        _ => "IfNotPresent",
     }
 }
 
@@ -152,14 +197,11 @@ fn volume(v: &mut Value) {
             default(s, "defaultMode", FILE_MODE);
         }
     }
-    if let Some(path) = v.get_mut("hostPath").filter(|s| s.is_object()) {
-        default(path, "type", "");
-    }
-    if let Some(spec) = v.pointer_mut("/ephemeral/volumeClaimTemplate/spec") {
-        default(spec, "volumeMode", "Filesystem");
-    }
-    if let Some(iscsi) = v.get_mut("iscsi") {
-        default_zero(iscsi, "iscsiInterface", "default");
+    crate::kinds::claim::fill_ephemeral(v);
+    plugins(v);
+    if let Some(image) = v.get_mut("image").filter(|s| s.is_object()) {
+        let policy = pull_policy(image.get("reference").and_then(Value::as_str).unwrap_or_default());
+        default_zero(image, "pullPolicy", policy);
     }
     if let Some(downward) = v.get_mut("downwardAPI") {
         downward_items(downward);
@@ -171,6 +213,35 @@ fn volume(v: &mut Value) {
         if let Some(downward) = source.get_mut("downwardAPI") {
             downward_items(downward);
         }
+    }
+}
+
+/// The sources that pods and PersistentVolumes name alike.
+pub fn plugins(holder: &mut Value) {
+    if let Some(path) = holder.get_mut("hostPath").filter(|s| s.is_object()) {
+        default(path, "type", "");
+    }
+    let texts: [(&str, &[(&str, &str)]); 4] = [
+        ("iscsi", &[("iscsiInterface", "default")]),
+        (
+            "rbd",
+            &[("pool", "rbd"), ("user", "admin"), ("keyring", "/etc/ceph/keyring")],
+        ),
+        (
+            "azureDisk",
+            &[("cachingMode", "ReadWrite"), ("kind", "Shared"), ("fsType", "ext4")],
+        ),
+        ("scaleIO", &[("storageMode", "ThinProvisioned"), ("fsType", "xfs")]),
+    ];
+    for (kind, fields) in texts {
+        if let Some(source) = holder.get_mut(kind).filter(|s| s.is_object()) {
+            fields
+                .iter()
+                .for_each(|(name, value)| default_zero(source, name, *value));
+        }
+    }
+    if let Some(disk) = holder.get_mut("azureDisk").filter(|s| s.is_object()) {
+        default(disk, "readOnly", false);
     }
 }
 

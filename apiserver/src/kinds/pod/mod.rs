@@ -1,10 +1,23 @@
 //! Pods: creation and update preparation, quality-of-service class, deletion grace. Defaults, validation and columns are in the files beside.
 
+pub mod annotations;
 pub mod containers;
 pub mod defaults;
+pub mod env;
+pub mod handlers;
+pub mod mounts;
+pub mod os;
+pub mod placement;
+pub mod resources;
+pub mod security;
+pub mod status;
 pub mod table;
+#[cfg(test)]
+mod tests;
+pub mod update;
 pub mod validate;
 pub mod volumes;
+pub mod warnings;
 
 use std::collections::BTreeMap;
 
@@ -12,8 +25,7 @@ use api::FieldError;
 use api::quantity::Quantity;
 use serde_json::{Value, json};
 
-use super::common::{label_selector, parse_quantity};
-use super::field::{Errors, Field, each, ensure, list, number, set, text};
+use super::field::{Errors, Field, each, ensure, list, same, set, text};
 use crate::registry::strategy::{Strategy, WriteContext, keep_all_but_status, restore};
 use crate::registry::table::Column;
 
@@ -33,6 +45,7 @@ impl Strategy for Pod {
     }
 
     fn prepare_create(&self, _cx: &WriteContext<'_>, pod: &mut Value) {
+        merge_label_keys(pod);
         let mut status = json!({"phase": "Pending", "qosClass": qos_class(pod)});
         if !list(pod, "/spec/schedulingGates").is_empty() {
             status["conditions"] = json!([{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
@@ -63,37 +76,31 @@ impl Strategy for Pod {
 
     fn validate(&self, _cx: &WriteContext<'_>, pod: &Value) -> Vec<FieldError> {
         let mut errors = Errors::new();
-        let root = Field::root("", pod);
-        let spec = root.get("spec");
-        validate::pod_spec(&spec, &mut errors);
-        let ephemeral = spec.get("ephemeralContainers");
-        if !ephemeral.is_empty() {
-            ephemeral.forbidden(&mut errors, "cannot be set on create");
-        }
-        if !spec.get("schedulingGates").is_empty() && !spec.get("nodeName").is_empty() {
-            spec.get("nodeName")
-                .forbidden(&mut errors, "cannot be set until all schedulingGates have been cleared");
-        }
+        validate::pod_create(&Field::root("", pod), &mut errors);
         errors
     }
 
     fn validate_update(&self, cx: &WriteContext<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
         let mut errors = Errors::new();
         let root = Field::root("", new);
-        let spec = root.get("spec");
         match cx.subresource {
-            "" => validate::spec_update(&spec, &old["spec"], &mut errors),
-            "resize" | "ephemeralcontainers" => validate::pod_spec(&spec, &mut errors),
-            "status" => status_update(&root, old, &mut errors),
+            "" => update::pod(&root, old, &mut errors),
+            "resize" => update::resize(&root, old, &mut errors),
+            "ephemeralcontainers" => update::ephemeral(&root, old, &mut errors),
+            "status" => status::update(&root, old, &mut errors),
             _ => {}
         }
-        if cx.subresource == "ephemeralcontainers" {
-            ephemeral_update(&spec, &old["spec"], &mut errors);
-        }
-        if cx.subresource == "resize" && qos_class(new) != qos_class(old) {
-            spec.invalid(&mut errors, "Pod QOS Class may not change as a result of resizing");
-        }
         errors
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        // Nobody is warned again of what was there before.
+        if old.is_some_and(|old| {
+            same(&old["spec"], &new["spec"]) && same(&old["metadata"]["annotations"], &new["metadata"]["annotations"])
+        }) {
+            return Vec::new();
+        }
+        warnings::warnings(&Field::root("", new), false)
     }
 
     fn columns(&self) -> &'static [Column] {
@@ -179,222 +186,80 @@ fn keep_resources(new: &mut Value, old: &Value) {
     restore(new, old, "status");
 }
 
-fn ephemeral_update(spec: &Field<'_>, old: &Value, errors: &mut Errors) {
-    let new = spec.get("ephemeralContainers");
-    for was in list(old, "/ephemeralContainers") {
-        let name = text(was, "/name");
-        match new.items().find(|c| c.get("name").str() == name) {
-            None => new.forbidden(
-                errors,
-                &format!("existing ephemeral containers {name:?} may not be removed\n"),
-            ),
-            Some(c) if c.value != was => new.forbidden(
-                errors,
-                &format!("existing ephemeral containers {name:?} may not be changed\n"),
-            ),
-            Some(_) => {}
-        }
+/// Puts the pod's own values of `matchLabelKeys` and `mismatchLabelKeys` into the selectors beside them.
+fn merge_label_keys(pod: &mut Value) {
+    let labels = pod["metadata"]["labels"].clone();
+    let Some(spec) = pod.get_mut("spec") else { return };
+    for constraint in each(spec, "topologySpreadConstraints") {
+        merge_keys(constraint, &labels);
     }
-}
-
-/// A container that ended for good does not start again.
-fn status_update(root: &Field<'_>, old: &Value, errors: &mut Errors) {
-    let status = root.get("status");
-    if text(old, "/spec/restartPolicy") == "Always" {
-        return;
-    }
-    let new = status.get("containerStatuses");
-    for was in list(old, "/status/containerStatuses") {
-        let Some(ended) = was.pointer("/state/terminated").filter(|t| t.is_object()) else {
+    for kind in ["/affinity/podAffinity", "/affinity/podAntiAffinity"] {
+        let Some(affinity) = spec.pointer_mut(kind) else {
             continue;
         };
-        if text(old, "/spec/restartPolicy") == "OnFailure" && number(ended, "/exitCode") != 0 {
-            continue;
+        for term in each(affinity, "requiredDuringSchedulingIgnoredDuringExecution") {
+            merge_keys(term, &labels);
         }
-        for (i, now) in new.items().enumerate() {
-            if text(now.value, "/name") == text(was, "/name")
-                && !now.value.pointer("/state/terminated").is_some_and(Value::is_object)
-            {
-                let path = format!("{new}[{i}].state");
-                errors.push(FieldError::forbidden(
-                    path,
-                    "may not be transitioned to non-terminated state",
-                ));
+        for weighted in each(affinity, "preferredDuringSchedulingIgnoredDuringExecution") {
+            if let Some(term) = weighted.get_mut("podAffinityTerm") {
+                merge_keys(term, &labels);
             }
         }
     }
 }
 
-/// `Guaranteed`, `Burstable` or `BestEffort`, from the requests and limits of all containers.
-pub fn qos_class(pod: &Value) -> &'static str {
-    let containers = || {
-        list(pod, "/spec/initContainers")
-            .iter()
-            .chain(list(pod, "/spec/containers"))
+fn merge_keys(term: &mut Value, labels: &Value) {
+    let mut added = Vec::new();
+    for (field, operator) in [("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")] {
+        let keys = list(term, &format!("/{field}")).iter().filter_map(Value::as_str);
+        let own = keys.filter_map(|key| Some((key, labels.get(key)?)));
+        added.extend(own.map(|(key, value)| json!({"key": key, "operator": operator, "values": [value]})));
+    }
+    let Some(selector) = term.get_mut("labelSelector").filter(|s| s.is_object()) else {
+        return;
     };
-    let amounts = |c: &Value, kind: &str| -> BTreeMap<String, Quantity> {
-        let map = c.pointer(&format!("/resources/{kind}")).and_then(Value::as_object);
-        let compute = |(k, v): (&String, &Value)| {
-            Some((k.clone(), parse_quantity(v)?)).filter(|(k, _)| k == "cpu" || k == "memory")
-        };
-        map.into_iter()
-            .flatten()
-            .filter_map(compute)
-            .filter(|(_, q)| *q > Quantity::milli(0))
+    let mut all = list(selector, "/matchExpressions").to_vec();
+    all.extend(added);
+    if !all.is_empty() {
+        set(selector, "matchExpressions", all);
+    }
+}
+
+/// `Guaranteed`, `Burstable` or `BestEffort`, from the requests and limits of the pod itself or else of all containers.
+pub fn qos_class(pod: &Value) -> &'static str {
+    let spec = &pod["spec"];
+    let holders: Vec<&Value> = if spec["resources"].is_object() {
+        vec![spec]
+    } else {
+        list(spec, "/containers")
+            .iter()
+            .chain(list(spec, "/initContainers"))
             .collect()
     };
-    let mut any = false;
+    let (mut requests, mut limits) = (BTreeMap::new(), BTreeMap::new());
     let mut guaranteed = true;
-    for c in containers() {
-        let (requests, limits) = (amounts(c, "requests"), amounts(c, "limits"));
-        any |= !requests.is_empty() || !limits.is_empty();
-        guaranteed &= limits.len() == 2 && requests.iter().all(|(k, q)| limits.get(k) == Some(q));
+    for holder in holders {
+        let compute = |which: &str| {
+            let mut all = resources::amounts(holder, which);
+            all.retain(|name, amount| matches!(name.as_str(), "cpu" | "memory") && *amount > Quantity::ZERO);
+            all
+        };
+        let (least, most) = (compute("requests"), compute("limits"));
+        guaranteed &= most.len() == 2;
+        for (sums, amounts) in [(&mut requests, least), (&mut limits, most)] {
+            for (name, amount) in amounts {
+                *sums.entry(name).or_insert(Quantity::ZERO) += amount;
+            }
+        }
     }
-    match (any, guaranteed) {
-        (false, _) => "BestEffort",
-        (true, true) => "Guaranteed",
-        (true, false) => "Burstable",
+    if requests.is_empty() && limits.is_empty() {
+        return "BestEffort";
     }
-}
-
-/// Checks what a workload holds: the template and, where it has one, a selector that selects it. `kind` names it in a message.
-pub fn workload(spec: &Field<'_>, kind: &str, errors: &mut Errors) {
-    let selector = spec.get("selector");
-    if !selector.exists() {
-        selector.required(errors, "");
+    let covered =
+        requests.len() == limits.len() && requests.iter().all(|(name, amount)| limits.get(name) == Some(amount));
+    if guaranteed && covered {
+        "Guaranteed"
     } else {
-        label_selector(&selector, errors);
-        if selector.get("matchLabels").is_empty() && selector.get("matchExpressions").is_empty() {
-            selector.invalid(errors, format!("empty selector is invalid for {kind}"));
-        }
-    }
-    template_of(spec, &selector, errors);
-}
-
-/// The template of a workload that restarts its pods always, and its agreement with the selector.
-pub fn template_of(spec: &Field<'_>, selector: &Field<'_>, errors: &mut Errors) {
-    let template = spec.get("template");
-    if !template.exists() {
-        return template.required(errors, "");
-    }
-    let metadata = template.get("metadata");
-    let labels = metadata.get("labels");
-    let selects = super::common::selector_matches(selector.value, labels.value);
-    if selector.exists() && !selector.is_empty() && !selects {
-        let shown = if labels.exists() {
-            labels.value.clone()
-        } else {
-            json!({})
-        };
-        errors.push(FieldError::invalid(
-            labels.to_string(),
-            shown,
-            "`selector` does not match template `labels`",
-        ));
-    }
-    validate::template(&template, errors);
-    let pod = template.get("spec");
-    let restart = pod.get("restartPolicy");
-    if !restart.is_empty() && restart.str() != "Always" {
-        restart.not_supported(errors, &["Always"]);
-    }
-    let deadline = pod.get("activeDeadlineSeconds");
-    if deadline.exists() {
-        deadline.forbidden(errors, "activeDeadlineSeconds in ReplicaSet is not Supported");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn messages(pod: &Value) -> Vec<String> {
-        let mut pod = pod.clone();
-        Pod.default(&mut pod);
-        let mut errors = Errors::new();
-        validate::pod_spec(&Field::root("spec", &pod["spec"]), &mut errors);
-        errors.iter().map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn faults_have_upstreams_words() {
-        let cases = [
-            (json!({"spec": {}}), vec!["spec.containers: Required value"]),
-            (
-                json!({"spec": {"containers": [{"name": "A", "image": ""}]}}),
-                vec![
-                    "spec.containers[0].name: Invalid value: \"A\": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')",
-                    "spec.containers[0].image: Required value",
-                ],
-            ),
-            (
-                json!({"spec": {"restartPolicy": "Sometimes", "containers": [{"name": "a", "image": "b"}, {"name": "a", "image": "b"}]}}),
-                vec![
-                    "spec.containers[1].name: Duplicate value: \"a\"",
-                    "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\"",
-                ],
-            ),
-            (
-                json!({"spec": {"containers": [{"name": "a", "image": "b", "volumeMounts": [{"name": "v", "mountPath": "/x"}]}]}}),
-                vec!["spec.containers[0].volumeMounts[0].name: Not found: \"v\""],
-            ),
-            (
-                json!({"spec": {"containers": [{"name": "a", "image": "b", "resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}, "ports": [{"containerPort": 99999}]}]}}),
-                vec![
-                    "spec.containers[0].ports[0].containerPort: Invalid value: 99999: must be between 1 and 65535, inclusive",
-                    "spec.containers[0].resources.requests[cpu]: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
-                ],
-            ),
-            (
-                json!({"spec": {"containers": [{"name": "a", "image": "b", "livenessProbe": {}}]}}),
-                vec!["spec.containers[0].livenessProbe: Required value: must specify a handler type"],
-            ),
-            (
-                json!({"spec": {"containers": [{"name": "a", "image": "b"}], "tolerations": [{"value": "x"}]}}),
-                vec![
-                    "spec.tolerations[0].operator: Invalid value: \"\": operator must be Exists when `key` is empty, which means \"match all values and all keys\"",
-                ],
-            ),
-        ];
-        for (pod, want) in cases {
-            assert_eq!(messages(&pod), want, "{pod}");
-        }
-    }
-
-    #[test]
-    fn quality_of_service() {
-        let pod = |requests: Value, limits: Value| json!({"spec": {"containers": [{"resources": {"requests": requests, "limits": limits}}]}});
-        let both = json!({"cpu": "1", "memory": "1Gi"});
-        assert_eq!(qos_class(&pod(json!({}), json!({}))), "BestEffort");
-        assert_eq!(qos_class(&pod(both.clone(), both.clone())), "Guaranteed");
-        assert_eq!(
-            qos_class(&pod(json!({"cpu": "500m", "memory": "1Gi"}), both)),
-            "Burstable"
-        );
-        assert_eq!(qos_class(&pod(json!({"cpu": "1"}), json!({}))), "Burstable");
-    }
-
-    #[test]
-    fn only_a_few_fields_of_a_running_pod_change() {
-        let mut old = json!({"spec": {"containers": [{"name": "a", "image": "b:1"}]}});
-        Pod.default(&mut old);
-        let check = |edit: &dyn Fn(&mut Value)| {
-            let mut new = old.clone();
-            edit(&mut new);
-            let mut errors = Errors::new();
-            validate::spec_update(&Field::root("spec", &new["spec"]), &old["spec"], &mut errors);
-            errors.iter().map(|e| e.to_string()).collect::<Vec<_>>()
-        };
-        assert!(check(&|p| p["spec"]["containers"][0]["image"] = json!("b:2")).is_empty());
-        assert!(check(&|p| p["spec"]["tolerations"] = json!([{"operator": "Exists"}])).is_empty());
-        assert!(check(&|p| p["spec"]["activeDeadlineSeconds"] = json!(5)).is_empty());
-        assert!(
-            check(&|p| p["spec"]["nodeName"] = json!("n"))[0]
-                .starts_with("spec: Forbidden: pod updates may not change fields other than")
-        );
-        assert_eq!(
-            check(&|p| p["spec"]["containers"] = json!([])),
-            ["spec.containers: Forbidden: pod updates may not add or remove containers"]
-        );
+        "Burstable"
     }
 }
