@@ -1,6 +1,6 @@
 //! What the kinds that make pods from a template share: the template, the selector that selects it, the numbers of their status.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::common::{label_selector, selector_matches};
 use super::field::{Errors, Field, int_or_percent, percent};
@@ -29,19 +29,11 @@ pub fn not_empty(selector: &Field<'_>, kind: &str, errors: &mut Errors) {
 pub fn selected(template: &Field<'_>, selector: &Value, errors: &mut Errors) {
     let metadata = template.get("metadata");
     let labels = metadata.get("labels");
-    let empty = |name: &str| {
-        selector.get(name).is_none_or(|part| {
-            part.as_object().is_none_or(|m| m.is_empty()) && part.as_array().is_none_or(Vec::is_empty)
-        })
-    };
-    if !(empty("matchLabels") && empty("matchExpressions")) && !selector_matches(selector, labels.value) {
-        let shown = if labels.exists() {
-            labels.value.clone()
-        } else {
-            json!(null)
-        };
-        labels.invalid_as(errors, shown, MISMATCH);
+    let part = |name: &str| Field::root(name, selector.get(name).unwrap_or(&Value::Null)).is_empty();
+    if (part("matchLabels") && part("matchExpressions")) || selector_matches(selector, labels.value) {
+        return;
     }
+    labels.invalid_as(errors, labels.value.clone(), MISMATCH);
 }
 
 /// A template whose pods run for as long as they are wanted. `kind` is who cannot have a deadline.

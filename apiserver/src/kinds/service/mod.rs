@@ -1,6 +1,8 @@
 //! Services: defaults, IP families, validation and columns. Addresses and ports are allocated by `allocators`, in the transaction that
 //! writes the service.
 
+mod validate;
+
 use std::collections::HashSet;
 use std::net::IpAddr;
 
@@ -8,13 +10,12 @@ use api::{FieldError, names};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::common::{format_labels, labels, or_none};
-use super::field::{Errors, Field, default, default_zero, each, ensure, list, port_number, text};
+use super::common::{format_labels, or_none};
+use super::field::{Errors, Field, default, default_zero, each, ensure, list, text};
 use crate::allocators;
 use crate::registry::strategy::{Extra, Strategy, WriteContext, keep_all_but_status, remove, restore};
 use crate::registry::table::{self, Column};
 
-const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 const COLUMNS: &[Column] = &[
     Column::NAME,
     Column::text("Type"),
@@ -33,6 +34,11 @@ impl Strategy for Service {
     fn default(&self, service: &mut Value) {
         if let Some(spec) = ensure(service, "spec") {
             fill(spec);
+        }
+        if text(service, "/spec/type") == "LoadBalancer"
+            && let Some(balancer) = service.pointer_mut("/status/loadBalancer")
+        {
+            fill_ip_modes(balancer);
         }
     }
 
@@ -58,30 +64,24 @@ impl Strategy for Service {
 
     fn validate(&self, _cx: &WriteContext<'_>, service: &Value) -> Vec<FieldError> {
         let mut errors = Errors::new();
-        validate(&Field::root("", service), &mut errors);
+        validate::service(&Field::root("", service), &mut errors);
         errors
     }
 
     fn validate_update(&self, cx: &WriteContext<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
+        let mut errors = Errors::new();
+        let root = Field::root("", new);
         if cx.subresource == "status" {
-            return Vec::new();
-        }
-        let mut errors = self.validate(cx, new);
-        let spec = Field::root("spec", &new["spec"]);
-        let (ips, before) = (spec.get("clusterIPs"), list(old, "/spec/clusterIPs"));
-        let external = |v: &Value| text(v, "/spec/type") == "ExternalName";
-        if !external(new) && !external(old) {
-            for (ip, was) in ips.items().zip(before) {
-                if ip.value != was {
-                    errors.push(FieldError::invalid(
-                        ip.to_string(),
-                        ips.value.clone(),
-                        "may not change once set",
-                    ));
-                }
-            }
+            validate::status(&root, &mut errors);
+        } else {
+            validate::update(&root.get("spec"), &old["spec"], &mut errors);
+            validate::service(&root, &mut errors);
         }
         errors
+    }
+
+    fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        validate::warnings(&Field::root("", new))
     }
 
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
@@ -148,12 +148,41 @@ pub fn is_headless(spec: &Value) -> bool {
         && (text(spec, "/clusterIP") == "None" || list(spec, "/clusterIPs").first().is_some_and(|ip| ip == "None"))
 }
 
+/// Whether the service is a name for addresses that somebody else writes down.
+fn is_headless_without_selector(spec: &Value) -> bool {
+    is_headless(spec)
+        && spec
+            .get("selector")
+            .and_then(Value::as_object)
+            .is_none_or(|map| map.is_empty())
+}
+
+/// Whether it can be reached from outside of the cluster.
+fn is_reachable(spec: &Value) -> bool {
+    matches!(kind(spec), "NodePort" | "LoadBalancer")
+        || (kind(spec) == "ClusterIP" && !list(spec, "/externalIPs").is_empty())
+}
+
+/// Whether a load balancer asks each node for its health.
+pub fn needs_health_port(spec: &Value) -> bool {
+    kind(spec) == "LoadBalancer" && text(spec, "/externalTrafficPolicy") == "Local"
+}
+
 /// Whether each port gets a node port.
 pub fn has_node_ports(spec: &Value) -> bool {
     match kind(spec) {
         "NodePort" => true,
         "LoadBalancer" => spec.get("allocateLoadBalancerNodePorts").and_then(Value::as_bool) != Some(false),
         _ => false,
+    }
+}
+
+/// How a load balancer's address is reached, if it is not said: packets keep it as their destination.
+fn fill_ip_modes(balancer: &mut Value) {
+    for entry in each(balancer, "ingress") {
+        if !text(entry, "/ip").is_empty() {
+            default(entry, "ipMode", "VIP");
+        }
     }
 }
 
@@ -173,12 +202,10 @@ fn fill(spec: &mut Value) {
         default_zero(port, "targetPort", number);
     }
     let kind = kind(spec).to_owned();
-    let reachable = matches!(&*kind, "NodePort" | "LoadBalancer")
-        || (kind == "ClusterIP" && !list(spec, "/externalIPs").is_empty());
-    if reachable {
+    if is_reachable(spec) {
         default_zero(spec, "externalTrafficPolicy", "Cluster");
     }
-    if kind != "ExternalName" {
+    if has_cluster_ip(spec) {
         default(spec, "internalTrafficPolicy", "Cluster");
     }
     if kind == "LoadBalancer" {
@@ -218,21 +245,26 @@ fn normalize_ips(spec: &mut Value, old: Option<&Value>) {
     } else {
         json!(families)
     };
-    let selectorless_headless = is_headless(spec)
-        && spec
-            .get("selector")
-            .is_none_or(|s| s.as_object().is_none_or(|m| m.is_empty()));
-    let families = if selectorless_headless && list(spec, "/ipFamilies").is_empty() {
-        json!(["IPv4"])
-    } else {
-        families
-    };
-    let policy = if families.as_array().map_or(0, Vec::len) > 1 {
-        "RequireDualStack"
-    } else {
-        "SingleStack"
-    };
-    default(spec, "ipFamilyPolicy", policy);
+    let either = json!(["IPv4", "IPv6"]);
+    if is_headless_without_selector(spec) {
+        default(spec, "ipFamilyPolicy", "RequireDualStack");
+        let dual = text(spec, "/ipFamilyPolicy") != "SingleStack";
+        match list(spec, "/ipFamilies") {
+            [] => crate::kinds::field::set(spec, "ipFamilies", if dual { either } else { json!(["IPv4"]) }),
+            [one] if dual => {
+                let both = if one == "IPv6" { json!(["IPv6", "IPv4"]) } else { either };
+                crate::kinds::field::set(spec, "ipFamilies", both);
+            }
+            _ => {}
+        }
+        return;
+    }
+    let several = families.as_array().map_or(0, Vec::len) > 1 || list(spec, "/ipFamilies").len() > 1;
+    default(
+        spec,
+        "ipFamilyPolicy",
+        if several { "RequireDualStack" } else { "SingleStack" },
+    );
     if list(spec, "/ipFamilies").is_empty() {
         crate::kinds::field::set(spec, "ipFamilies", families);
     }
@@ -303,155 +335,6 @@ fn drop_type_dependent(spec: &mut Value, old: &Value) {
     }
 }
 
-fn validate(root: &Field<'_>, errors: &mut Errors) {
-    let spec = root.get("spec");
-    let kind = spec.get("type");
-    let external_name = kind.str() == "ExternalName";
-    ports(&spec, errors);
-    if external_name {
-        let name = spec.get("externalName");
-        if name.is_empty() {
-            name.required(errors, "")
-        } else {
-            name.invalid_all(errors, names::dns1123_subdomain(name.str().trim_end_matches('.')))
-        }
-    }
-    if is_headless(spec.value) && kind.str() != "ClusterIP" {
-        let ips = spec.get("clusterIPs");
-        let detail = format!("may not be set to 'None' for {} services", kind.str());
-        errors.push(FieldError::invalid(format!("{ips}[0]"), "None", detail));
-    }
-    cluster_ips(&spec, errors);
-    labels(&spec.get("selector"), errors);
-    let affinity = spec.get("sessionAffinity");
-    affinity.required_one_of(errors, &["ClientIP", "None"]);
-    if affinity.str() == "ClientIP" {
-        let config = spec.get("sessionAffinityConfig");
-        let client = config.get("clientIP");
-        let seconds = client.get("timeoutSeconds");
-        if seconds.int().is_some_and(|n| !(1..=86400).contains(&n)) {
-            seconds.invalid(errors, "must be greater than 0 and less than 86400");
-        }
-    }
-    kind.required_one_of(errors, TYPES);
-    for ip in spec.get("externalIPs").items() {
-        ip.invalid_all(errors, names::ip(ip.str()));
-    }
-    traffic_policies(&spec, errors);
-}
-
-fn traffic_policies(spec: &Field<'_>, errors: &mut Errors) {
-    let external = spec.get("externalTrafficPolicy");
-    let reachable =
-        has_node_ports(spec.value) || spec.get("type").str() == "LoadBalancer" || !spec.get("externalIPs").is_empty();
-    if !external.is_empty() && !reachable {
-        external.invalid(errors, "may only be set for externally-accessible services");
-    } else if !external.is_empty() {
-        external.one_of(errors, &["Cluster", "Local"]);
-    }
-    let internal = spec.get("internalTrafficPolicy");
-    if internal.exists() {
-        internal.one_of(errors, &["Cluster", "Local"]);
-    }
-    let check = spec.get("healthCheckNodePort");
-    let wanted = spec.get("type").str() == "LoadBalancer" && external.str() == "Local";
-    if check.int().is_some_and(|n| n != 0) && !wanted {
-        check.invalid(
-            errors,
-            "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
-        );
-    }
-}
-
-fn cluster_ips(spec: &Field<'_>, errors: &mut Errors) {
-    let (single, many) = (spec.get("clusterIP"), spec.get("clusterIPs"));
-    if spec.get("type").str() == "ExternalName" {
-        for name in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            let field = spec.get(name);
-            if !field.is_empty() {
-                field.forbidden(errors, "may not be set for ExternalName services");
-            }
-        }
-        return;
-    }
-    if !many.is_empty() && many.items().next().is_some_and(|first| first.value != single.value) {
-        many.items()
-            .next()
-            .into_iter()
-            .for_each(|first| first.invalid(errors, "first value must match `clusterIP`"));
-    }
-    if many.len() > 2 {
-        many.invalid(errors, "may only hold up to 2 values");
-    }
-    for ip in many.items() {
-        if ip.str() == "None" {
-            if many.len() > 1 {
-                ip.invalid(errors, "'None' must be the first and only value");
-            }
-            continue;
-        }
-        ip.invalid_all(errors, names::ip(ip.str()));
-    }
-    let policy = spec.get("ipFamilyPolicy");
-    if policy.exists() {
-        policy.one_of(errors, &["PreferDualStack", "RequireDualStack", "SingleStack"]);
-    }
-    for family in spec.get("ipFamilies").items() {
-        family.one_of(errors, &["IPv4", "IPv6"]);
-        let not_configured = family.str() == "IPv6" && !is_headless(spec.value);
-        if not_configured {
-            family.invalid(errors, "not configured on this cluster");
-        }
-    }
-}
-
-fn ports(spec: &Field<'_>, errors: &mut Errors) {
-    let ports = spec.get("ports");
-    let external_name = spec.get("type").str() == "ExternalName";
-    if ports.is_empty() && !is_headless(spec.value) && !external_name {
-        ports.required(errors, "");
-    }
-    ports.unique(errors, "name");
-    let (mut seen, mut node_ports) = (HashSet::new(), HashSet::new());
-    for port in ports.items() {
-        let name = port.get("name");
-        if name.is_empty() && ports.len() > 1 {
-            name.required(errors, "");
-        } else if !name.is_empty() {
-            name.invalid_all(errors, names::dns1123_label(name.str()));
-        }
-        port_number(&port.get("port"), errors);
-        let protocol = port.get("protocol");
-        protocol.required_one_of(errors, &["SCTP", "TCP", "UDP"]);
-        let target = port.get("targetPort");
-        match target.value {
-            Value::String(name) => target.invalid_all(errors, names::port_name(name)),
-            _ if target.exists() => port_number(&target, errors),
-            _ => {}
-        }
-        let application = port.get("appProtocol");
-        if !application.is_empty() {
-            application.invalid_all(errors, names::qualified_name(application.str()));
-        }
-        if !seen.insert((protocol.str().to_owned(), port.get("port").int())) {
-            let shown = json!({"port": port.get("port").value, "protocol": protocol.value});
-            errors.push(FieldError::duplicate(port.to_string(), shown));
-        }
-        let node = port.get("nodePort");
-        let Some(number) = node.int().filter(|n| *n != 0) else {
-            continue;
-        };
-        if matches!(spec.get("type").str(), "ClusterIP" | "ExternalName") {
-            node.forbidden(
-                errors,
-                &format!("may not be used when `type` is '{}'", spec.get("type").str()),
-            );
-        } else if !node_ports.insert((protocol.str().to_owned(), number)) {
-            node.duplicate(errors);
-        }
-    }
-}
-
 fn external_ip(service: &Value) -> String {
     let mut external: Vec<&str> = list(service, "/spec/externalIPs")
         .iter()
@@ -504,7 +387,7 @@ mod tests {
         Service.default(&mut service);
         normalize_ips(&mut service["spec"], None);
         let mut errors = Errors::new();
-        validate(&Field::root("", &service), &mut errors);
+        validate::service(&Field::root("", &service), &mut errors);
         errors.iter().map(ToString::to_string).collect()
     }
 
@@ -530,9 +413,88 @@ mod tests {
             messages(json!({"ports": [{"port": 80, "nodePort": 30080}]})),
             ["spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'"]
         );
+        let cases: [(Value, &[&str]); 8] = [
+            (json!({"type": "ExternalName"}), &["spec.externalName: Required value"]),
+            (
+                json!({"ports": [{"port": 80}], "clusterIP": "1.2.3", "sessionAffinity": "No"}),
+                &[
+                    "spec.sessionAffinity: Unsupported value: \"No\": supported values: \"ClientIP\", \"None\"",
+                    "spec.clusterIPs[0]: Invalid value: \"1.2.3\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+                ],
+            ),
+            (
+                json!({"ports": [{"port": 80, "name": "a.b"}, {"port": 80, "name": "b", "targetPort": "--"}]}),
+                &[
+                    "spec.ports[0].name: Invalid value: \"a.b\": must not contain dots",
+                    "spec.ports[1].targetPort: Invalid value: \"--\": must contain at least one letter (a-z)",
+                    "spec.ports[1].targetPort: Invalid value: \"--\": must not contain consecutive hyphens",
+                    "spec.ports[1].targetPort: Invalid value: \"--\": must not begin or end with a hyphen",
+                    "spec.ports[1]: Duplicate value: {\"AppProtocol\":null,\"Name\":\"\",\"NodePort\":0,\"Port\":80,\"Protocol\":\"TCP\",\"TargetPort\":0}",
+                ],
+            ),
+            (
+                json!({"ports": [{"port": 80}], "externalIPs": ["127.0.0.1"]}),
+                &[
+                    "spec.externalIPs[0]: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, ::1/128)",
+                ],
+            ),
+            (
+                json!({"ports": [{"port": 80}], "loadBalancerClass": "a/b", "allocateLoadBalancerNodePorts": true}),
+                &[
+                    "spec.allocateLoadBalancerNodePorts: Forbidden: may only be used when `type` is 'LoadBalancer'",
+                    "spec.loadBalancerClass: Forbidden: may only be used when `type` is 'LoadBalancer'",
+                ],
+            ),
+            (
+                json!({"ports": [{"port": 80}], "trafficDistribution": "Far"}),
+                &[
+                    "spec.trafficDistribution: Unsupported value: \"Far\": supported values: \"PreferClose\", \"PreferSameZone\", \"PreferSameNode\"",
+                ],
+            ),
+            (
+                json!({"ports": [{"port": 80}], "ipFamilyPolicy": "RequireDualStack"}),
+                &[
+                    "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack services",
+                ],
+            ),
+            (
+                json!({"ports": [{"port": 80}], "externalTrafficPolicy": "Local"}),
+                &[
+                    "spec.externalTrafficPolicy: Invalid value: \"Local\": may only be set for externally-accessible services",
+                ],
+            ),
+        ];
+        for (spec, want) in cases {
+            assert_eq!(messages(spec.clone()), want, "{spec}");
+        }
+    }
+
+    #[test]
+    fn changes() {
+        let service = |spec: Value| {
+            let mut service = json!({"spec": spec});
+            Service.default(&mut service);
+            normalize_ips(&mut service["spec"], None);
+            service
+        };
+        let old = service(json!({"clusterIP": "10.96.0.9", "ports": [{"port": 80}]}));
+        let changed = |spec: Value| {
+            let new = service(spec);
+            let mut errors = Errors::new();
+            validate::update(&Field::root("spec", &new["spec"]), &old["spec"], &mut errors);
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
         assert_eq!(
-            messages(json!({"type": "ExternalName"})),
-            ["spec.externalName: Required value"]
+            changed(json!({"clusterIP": "10.96.0.10", "ports": [{"port": 80}]})),
+            ["spec.clusterIPs[0]: Invalid value: [\"10.96.0.10\"]: may not change once set"]
+        );
+        assert_eq!(
+            changed(json!({"clusterIP": "None", "ports": [{"port": 80}]})),
+            ["spec.clusterIPs[0]: Invalid value: [\"None\"]: may not change once set"]
+        );
+        assert_eq!(
+            changed(json!({"type": "ExternalName", "externalName": "a.b"})),
+            Vec::<String>::new()
         );
     }
 
