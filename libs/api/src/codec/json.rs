@@ -2,13 +2,15 @@
 
 use super::Error;
 use super::proto_read::Sink;
+use super::unknown::{content, is_known};
+use crate::schema::{FieldType, Message};
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use std::cell::RefCell;
 use std::fmt;
 
-/// More duplicates than this are not reported one by one.
-const MOST_DUPLICATES: usize = 100;
+/// More faults than this are not reported one by one.
+const MOST_FAULTS: usize = 100;
 
 /// Reads one JSON value. Of duplicate keys the last counts, as in Go. Nesting is limited to 128.
 pub fn parse_json(bytes: &[u8]) -> Result<Value, Error> {
@@ -17,9 +19,18 @@ pub fn parse_json(bytes: &[u8]) -> Result<Value, Error> {
 
 /// Reads one JSON value and names the fields that appear twice: `duplicate field "spec.replicas"`.
 pub fn parse_json_strict(bytes: &[u8]) -> Result<(Value, Vec<String>), Error> {
-    let found = RefCell::new(Duplicates::default());
+    strict(bytes, None)
+}
+
+/// Reads one JSON value and names, in the order of the text, the fields that appear twice and those that the schema does not know.
+pub fn parse_json_checked(message: &'static Message, bytes: &[u8]) -> Result<(Value, Vec<String>), Error> {
+    strict(bytes, Some(FieldType::Message(message)))
+}
+
+fn strict(bytes: &[u8], ty: Option<FieldType>) -> Result<(Value, Vec<String>), Error> {
+    let found = RefCell::new(Faults::default());
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = Strict { found: &found }
+    let value = Strict { found: &found, ty }
         .deserialize(&mut deserializer)
         .map_err(|error| syntax(bytes, &error))?;
     deserializer.end().map_err(|error| syntax(bytes, &error))?;
@@ -70,15 +81,46 @@ fn offset(bytes: &[u8], line: usize, column: usize) -> usize {
 }
 
 #[derive(Default)]
-struct Duplicates {
+struct Faults {
     path: Vec<String>,
     texts: Vec<String>,
 }
 
-/// Reads a value and keeps watch for keys that come twice.
+impl Faults {
+    /// Notes a fault of the field that is being read.
+    fn note(&mut self, what: &str) {
+        let text = format!("{what} field {:?}", dotted(&self.path));
+        if self.texts.len() < MOST_FAULTS && !self.texts.contains(&text) {
+            self.texts.push(text);
+        }
+    }
+}
+
+/// Reads a value and keeps watch for keys that come twice and, where the type is known, for keys that it does not have.
 #[derive(Clone, Copy)]
 struct Strict<'a> {
-    found: &'a RefCell<Duplicates>,
+    found: &'a RefCell<Faults>,
+    ty: Option<FieldType>,
+}
+
+impl Strict<'_> {
+    /// The same for what stands under a key.
+    fn below(self, key: &str) -> Self {
+        let ty = match self.ty {
+            Some(FieldType::Map(inner)) => Some(*inner),
+            Some(ty) => content(ty).and_then(|message| match message.field(key) {
+                Some(field) => Some(field.ty),
+                None => {
+                    if !is_known(message, key) {
+                        self.found.borrow_mut().note("unknown");
+                    }
+                    None
+                }
+            }),
+            None => None,
+        };
+        Self { ty, ..self }
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for Strict<'_> {
@@ -142,13 +184,9 @@ impl<'de> Visitor<'de> for Strict<'_> {
         while let Some(key) = map.next_key::<String>()? {
             self.found.borrow_mut().path.push(key.clone());
             if members.contains_key(&key) {
-                let mut found = self.found.borrow_mut();
-                let text = format!("duplicate field {:?}", dotted(&found.path));
-                if found.texts.len() < MOST_DUPLICATES && !found.texts.contains(&text) {
-                    found.texts.push(text);
-                }
+                self.found.borrow_mut().note("duplicate");
             }
-            let value = map.next_value_seed(self)?;
+            let value = map.next_value_seed(self.below(&key))?;
             self.found.borrow_mut().path.pop();
             members.insert(key, value);
         }
@@ -402,6 +440,21 @@ mod tests {
         assert_eq!(value, serde_json::json!({"spec": null}));
         let expected = ["spec.replicas", "spec.list[1].a", "spec"].map(|path| format!("duplicate field {path:?}"));
         assert_eq!(duplicates, expected);
+    }
+
+    #[test]
+    fn faults_come_in_the_order_of_the_text() {
+        let deployment = crate::schema::for_kind("apps", "v1", "Deployment").unwrap();
+        let text = br#"{"apiVersion":"apps/v1","kind":"Deployment","zz":{"deep":1},"metadata":{"labels":{"any":"x"}},"spec":{"unknown1":"v","paused":true,"paused":true,
+            "selector":{"matchLabels":{"a":"b"}},"template":{"spec":{"containers":[{"name":"c","nested":1,"image":"i","image":"i"}]}}}}"#;
+        let expected = [
+            "unknown field \"zz\"",
+            "unknown field \"spec.unknown1\"",
+            "duplicate field \"spec.paused\"",
+            "unknown field \"spec.template.spec.containers[0].nested\"",
+            "duplicate field \"spec.template.spec.containers[0].image\"",
+        ];
+        assert_eq!(parse_json_checked(deployment, text).unwrap().1, expected);
     }
 
     #[test]

@@ -20,11 +20,11 @@ mod yaml;
 
 pub use envelope::{object_meta, set_resource_version, unwrap, wrap};
 pub use error::Error;
-pub use json::{parse_json, parse_json_strict};
+pub use json::{parse_json, parse_json_checked, parse_json_strict};
 pub use proto_read::{proto_to_json, proto_to_value};
 pub use proto_write::value_to_proto;
 pub use unknown::{prune_unknown, unknown_fields};
-pub use yaml::parse_yaml;
+pub use yaml::{parse_yaml, to_yaml, yaml_duplicate};
 
 /// How an object is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -36,7 +36,7 @@ pub fn prune_unknown(message: &'static Message, value: &mut Value) {
 }
 
 /// Every root object has `apiVersion` and `kind`; Go embeds them also where an object stands within another.
-fn is_known(message: &Message, key: &str) -> bool {
+pub(super) fn is_known(message: &Message, key: &str) -> bool {
     let is_object = || message.field("metadata").is_some() || message.short_name().ends_with("Options");
     message.field(key).is_some() || ((key == "apiVersion" || key == "kind") && is_object())
 }
@@ -84,7 +84,7 @@ fn descend(message: &'static Message, value: &Value, path: &str, found: &mut Vec
 }
 
 /// The message whose fields a value of this type has, if it is an object.
-fn content(ty: FieldType) -> Option<&'static Message> {
+pub(super) fn content(ty: FieldType) -> Option<&'static Message> {
     match ty {
         FieldType::Message(message)
         | FieldType::SchemaOrBool(message)
