@@ -333,7 +333,7 @@ async fn what_is_wrong_is_told_as_upstream_tells_it() {
             json!({"kind": "Pod"}),
             400,
             "BadRequest",
-            "the object provided is unrecognized",
+            "Pod in version \"v1\" cannot be handled as a ConfigMap",
         ),
         (
             Method::POST,

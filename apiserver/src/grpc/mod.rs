@@ -346,6 +346,7 @@ impl ClusterService {
             resource_version_match: r.resource_version_match,
             limit: usize::try_from(r.limit).map_err(|_| Error::bad_request("limit must not be negative"))?,
             continue_: r.r#continue,
+            send_initial_events: None,
         };
         let page = self.registry.list(&access, &options).await?;
         let kind = access.kind;
@@ -534,6 +535,7 @@ impl Cluster for ClusterService {
                 } else {
                     String::new()
                 },
+                continue_: String::new(),
                 allow_bookmarks: r.allow_bookmarks,
                 send_initial_events: r.send_initial_events.then_some(true),
             };

@@ -1,6 +1,7 @@
 //! Request and response bodies: bounded reading, lazily made answers.
 
 use api::Error;
+use api::codec::{self, Encoding};
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
 use http::{HeaderValue, StatusCode, header};
@@ -8,6 +9,8 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use hyper::body::Incoming;
 use serde_json::Value;
+
+use super::negotiate::Format;
 
 /// Why a body broke off.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -49,10 +52,26 @@ pub fn json(status: StatusCode, value: &Value) -> Response {
     answer(status, JSON, full(value.to_string()))
 }
 
-/// A `Status` as an answer.
+/// A `Status` as an answer in JSON.
 pub fn failure(error: &Error) -> Response {
+    failure_as(error, Format::JSON)
+}
+
+/// A `Status` as an answer, in the encoding that the client asked for.
+pub fn failure_as(error: &Error, format: Format) -> Response {
     let status = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = json(status, &error.to_value());
+    let value = error.to_value();
+    let mut response = match format.encoding {
+        Encoding::Protobuf => answer(
+            status,
+            format.content_type(),
+            full(codec::wrap("v1", "Status", &error.encode())),
+        ),
+        _ => match format.text(value.to_string().into()) {
+            Ok(text) => answer(status, format.content_type(), full(text)),
+            Err(_) => json(status, &value),
+        },
+    };
     if let Some(seconds) = error.retry_after_seconds() {
         response
             .headers_mut()

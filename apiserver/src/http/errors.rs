@@ -6,19 +6,26 @@ use api::Error;
 use tower::ServiceExt;
 
 use super::State;
-use super::body::{Request, Response, failure};
+use super::body::{Request, Response, failure_as};
 use super::layer::Next;
-use super::router::is_grpc;
+use super::negotiate::Format;
+use super::router::{info, is_grpc};
 use crate::grpc;
 
-/// A `Status` in JSON for REST, `grpc-status` with details for gRPC.
+/// A `Status` for REST, `grpc-status` with details for gRPC.
 pub async fn to_status(_: Arc<State>, request: Request, next: Next) -> Result<Response, Error> {
     let grpc = is_grpc(&request);
+    // What cannot be negotiated is told in JSON.
+    let format = Format::asked(request.headers(), info(&request).query.get("pretty")).unwrap_or(Format::JSON);
     match next.oneshot(request).await {
         Ok(response) => Ok(response),
         Err(error) => {
             tracing::debug!(code = error.code, reason = %error.reason, message = %error.message, "request refused");
-            Ok(if grpc { grpc::refusal(&error) } else { failure(&error) })
+            Ok(if grpc {
+                grpc::refusal(&error)
+            } else {
+                failure_as(&error, format)
+            })
         }
     }
 }

@@ -9,21 +9,19 @@ use api::codec::{self, Encoding};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::body::{Body, BodyError, Response, answer, full, stream};
+use super::body::{Body, BodyError, Response, answer, full, json as json_answer, stream};
 use super::negotiate::{Form, Format};
-use super::render;
+use super::render::{self, GZIP_FROM, mark_compressed};
 use crate::registry::table::{self, IncludeObject};
 use crate::registry::{Kind, Page, wire};
 use crate::store::Entry;
 
 /// Bytes made at a time.
 const CHUNK: usize = 64 << 10;
-/// Smaller answers are not compressed, as upstream.
-const GZIP_FROM: usize = 128 << 10;
 
 /// A page of a collection as an answer.
 ///
@@ -40,18 +38,36 @@ pub fn list(
     let (body, zipped) = send(maker, gzip)?;
     let mut response = answer(StatusCode::OK, format.content_type(), body);
     if zipped {
-        response
-            .headers_mut()
-            .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        mark_compressed(&mut response);
     }
-    response
-        .headers_mut()
-        .insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     Ok(response)
+}
+
+/// 410 for a continue token whose snapshot is gone, with one that goes on at the latest state.
+pub fn expired(error: &Error, token: &str, format: Format) -> Response {
+    let mut status = error.to_value();
+    status["metadata"]["continue"] = token.into();
+    // Errors that cannot be encoded as asked are told in JSON.
+    render::value(
+        &status,
+        api::schema::for_kind("", "v1", "Status"),
+        format,
+        StatusCode::GONE,
+    )
+    .unwrap_or_else(|_| json_answer(StatusCode::GONE, &status))
 }
 
 /// Small answers at once, large ones piece by piece. True if compressed.
 fn send(mut maker: Maker, gzip: bool) -> Result<(Body, bool), Error> {
+    let whole = maker.format.pretty || maker.format.encoding == Encoding::Yaml;
+    if whole {
+        let format = maker.format;
+        let mut json = Vec::new();
+        for chunk in maker {
+            json.extend_from_slice(&chunk?);
+        }
+        return Ok((full(format.text(json.into())?), false));
+    }
     let mut first = Vec::new();
     while first.len() < GZIP_FROM {
         match maker.next() {

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use api::Error;
+
 /// Decodes `%41` in a path. Bad escapes stay as they are; bytes that are no UTF-8 become replacement characters.
 pub fn decode(text: &str) -> Cow<'_, str> {
     if !text.contains('%') {
@@ -74,6 +76,20 @@ impl Query {
     /// A number, if it is one.
     pub fn number(&self, name: &str) -> Option<i64> {
         self.get(name).parse().ok()
+    }
+
+    /// A number that has to be one if it is there.
+    ///
+    /// # Errors
+    /// 400 with upstream's text.
+    pub fn integer(&self, name: &str) -> Result<Option<i64>, Error> {
+        match self.get(name) {
+            "" => Ok(None),
+            text => text
+                .parse()
+                .map(Some)
+                .map_err(|_| Error::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))),
+        }
     }
 }
 

@@ -1,10 +1,14 @@
 //! One object as an answer, in the form and encoding that were negotiated.
 
+use std::io::Write;
+
 use api::Error;
 use api::codec::{self, Encoding};
 use api::schema::{self, Message};
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::{HeaderValue, StatusCode, header};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -15,16 +19,48 @@ use crate::registry::table::{self, IncludeObject};
 use crate::registry::wire;
 use crate::store::Entry;
 
+/// Smaller answers are not compressed, as upstream.
+pub const GZIP_FROM: usize = 128 << 10;
+
 /// A stored object as the answer to a read.
 ///
 /// # Errors
 /// When the stored bytes are not the kind's message.
-pub fn object(kind: &Kind, entry: &Entry, format: Format, include: IncludeObject) -> Result<Response, Error> {
+pub fn object(
+    kind: &Kind,
+    entry: &Entry,
+    format: Format,
+    include: IncludeObject,
+    gzip: bool,
+) -> Result<Response, Error> {
     if format.form == Form::Object && format.encoding != Encoding::Protobuf && kind.is_storage_version() {
         // Kept for those who read it next.
         kind.json(entry)?;
     }
-    written(kind, entry, format, include, StatusCode::OK)
+    let body = encoded(kind, entry, format, include)?;
+    if gzip && body.len() > GZIP_FROM {
+        let mut response = answer(
+            StatusCode::OK,
+            format.content_type(),
+            full(compressed(&body).map_err(Error::internal)?),
+        );
+        mark_compressed(&mut response);
+        return Ok(response);
+    }
+    Ok(answer(StatusCode::OK, format.content_type(), full(body)))
+}
+
+fn compressed(body: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 8), Compression::fast());
+    encoder.write_all(body)?;
+    encoder.finish()
+}
+
+/// Tells the client that the body is compressed.
+pub fn mark_compressed(response: &mut Response) {
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
 }
 
 /// A stored object as the answer to a write.
@@ -38,12 +74,20 @@ pub fn written(
     include: IncludeObject,
     status: StatusCode,
 ) -> Result<Response, Error> {
-    let body = match format.form {
-        Form::Object => match format.encoding {
-            Encoding::Protobuf => Bytes::from(codec::wrap(&kind.api_version(), &kind.info.kind, &kind.proto(entry)?)),
-            _ => kind.json_once(entry)?,
-        },
-        Form::Metadata(api_version) => metadata(entry, api_version, format.encoding)?,
+    let body = encoded(kind, entry, format, include)?;
+    Ok(answer(status, format.content_type(), full(body)))
+}
+
+fn encoded(kind: &Kind, entry: &Entry, format: Format, include: IncludeObject) -> Result<Bytes, Error> {
+    let text = match format.form {
+        Form::Object if format.encoding == Encoding::Protobuf => {
+            return Ok(codec::wrap(&kind.api_version(), &kind.info.kind, &kind.proto(entry)?).into());
+        }
+        Form::Metadata(api_version) if format.encoding == Encoding::Protobuf => {
+            return metadata(entry, api_version, format.encoding);
+        }
+        Form::Object => kind.json_once(entry)?,
+        Form::Metadata(api_version) => metadata(entry, api_version, Encoding::Json)?,
         Form::Table(api_version) => {
             let row = row(kind, entry, include, api_version, Timestamp::now())?;
             let table = json!({
@@ -53,7 +97,7 @@ pub fn written(
             table.to_string().into()
         }
     };
-    Ok(answer(status, format.content_type(), full(body)))
+    format.text(text)
 }
 
 /// A row of a table.
@@ -117,11 +161,12 @@ pub fn value(
         let body = codec::wrap(text("apiVersion"), text("kind"), &raw);
         return Ok(answer(status, format.content_type(), full(body)));
     }
-    Ok(answer(
-        status,
-        HeaderValue::from_static("application/json"),
-        full(value.to_string()),
-    ))
+    let format = match format.encoding {
+        Encoding::Protobuf => Format::JSON,
+        _ => format,
+    };
+    let body = format.text(value.to_string().into())?;
+    Ok(answer(status, format.content_type(), full(body)))
 }
 
 /// A `Status` that tells of a success.

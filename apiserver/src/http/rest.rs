@@ -16,11 +16,22 @@ use super::router::info;
 use super::{State, list, logs, node_proxy, render, watch};
 use crate::audit::{self, policy::Level};
 use crate::registry::decode::{self, Expected};
-use crate::registry::options::{DeleteOptions, FieldValidation, ListOptions, WatchOptions, WriteOptions};
+use crate::registry::options::{self, DeleteOptions, FieldValidation, ListOptions, WatchOptions, WriteOptions};
 use crate::registry::patch::{Patch, PatchType};
 use crate::registry::pods::Target;
-use crate::registry::{Access, Kind, Removed, Written, meta, scale};
+use crate::registry::table::IncludeObject;
+use crate::registry::{Access, Kind, Registry, Removed, Written, meta, scale};
 use crate::streams;
+
+/// The media type of server-side apply.
+const APPLY: &str = "application/apply-patch+yaml";
+/// All patches, in the order in which upstream names them.
+const PATCHES: &[&str] = &[
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    APPLY,
+];
 
 /// A request taken apart.
 struct Call {
@@ -38,6 +49,12 @@ struct Call {
 pub async fn handle(state: Arc<State>, access: Access, request: Request) -> Result<Response, Error> {
     let info = info(&request);
     check_served(&access)?;
+    if request.method() == http::Method::HEAD
+        && !streams::serves(&access.attributes.subresource)
+        && access.attributes.subresource != "proxy"
+    {
+        return Err(no_such_method());
+    }
     if let ("get", "log") = (access.attributes.verb.as_str(), access.attributes.subresource.as_str()) {
         return logs::logs(&state, &access, &info).await;
     }
@@ -47,7 +64,7 @@ pub async fn handle(state: Arc<State>, access: Access, request: Request) -> Resu
     if streams::serves(&access.attributes.subresource) {
         return streams::handle(state, access, info, request).await;
     }
-    let format = Format::of(request.headers())?;
+    let format = Format::asked(request.headers(), info.query.get("pretty"))?;
     let (mut parts, body) = request.into_parts();
     let reads = matches!(access.attributes.verb.as_str(), "get" | "list" | "watch");
     let body = if reads { Bytes::new() } else { read(body).await? };
@@ -82,27 +99,28 @@ fn check_served(access: &Access) -> Result<(), Error> {
             .find(|s| s.name == a.subresource)
             .map_or(&[][..], |s| s.verbs)
     };
-    let refused = || Error {
-        code: 405,
-        reason: "MethodNotAllowed".into(),
-        ..Error::method_not_allowed(&access.kind.group_resource(), &a.verb)
-    };
     let nameless = a.name.is_empty() && matches!(a.verb.as_str(), "get" | "update" | "patch" | "delete");
     if nameless || !verbs.contains(&a.verb.as_str()) {
-        let mut error = refused();
-        error.message = "the server does not allow this method on the requested resource".into();
-        return Err(error);
+        return Err(no_such_method());
     }
     if !resource.namespaced && !a.namespace.is_empty() && resource.resource != "namespaces" {
         return Err(Error::no_such_path());
     }
     let whole = matches!(a.verb.as_str(), "list" | "watch");
     if resource.namespaced && a.namespace.is_empty() && !whole {
-        let mut error = refused();
-        error.message = "the server does not allow this method on the requested resource".into();
-        return Err(error);
+        return Err(no_such_method());
     }
     Ok(())
+}
+
+/// 405 for a method that the path does not have.
+fn no_such_method() -> Error {
+    Error {
+        code: 405,
+        reason: "MethodNotAllowed".into(),
+        message: "the server does not allow this method on the requested resource".into(),
+        details: Some(Box::default()),
+    }
 }
 
 impl Call {
@@ -135,78 +153,122 @@ impl Call {
         &self.access.kind
     }
 
+    fn include(&self) -> Result<IncludeObject, Error> {
+        negotiate::include_object(self.format.form, self.query().get("includeObject"))
+    }
+
+    fn gzip(&self) -> bool {
+        negotiate::accepts_gzip(&self.headers)
+    }
+
     async fn get(&self, state: &State) -> Result<Response, Error> {
+        self.format.check(false)?;
         let entry = state
             .registry
             .get(&self.access, self.query().get("resourceVersion"))
             .await?;
-        let include = negotiate::include_object(self.query().get("includeObject"))?;
-        render::object(self.kind(), &entry, self.format, include)
+        render::object(self.kind(), &entry, self.format, self.include()?, self.gzip())
     }
 
     async fn list(&self, state: &State) -> Result<Response, Error> {
-        let include = negotiate::include_object(self.query().get("includeObject"))?;
-        let page = state.registry.list(&self.access, &list_options(self.query())?).await?;
-        list::list(
-            self.kind().clone(),
-            page,
-            self.format,
-            include,
-            negotiate::accepts_gzip(&self.headers),
-        )
+        self.format.check(true)?;
+        let include = self.include()?;
+        let options = list_options(self.query())?;
+        match state.registry.list(&self.access, &options).await {
+            Ok(page) => list::list(self.kind().clone(), page, self.format, include, self.gzip()),
+            Err(error) => match Registry::inconsistent_token(&error, &options) {
+                Some(token) => Ok(list::expired(&error, &token, self.format)),
+                None => Err(error),
+            },
+        }
     }
 
     async fn watch(&self, state: &State) -> Result<Response, Error> {
+        self.format.check_stream()?;
+        self.format.check(false)?;
         let query = self.query();
-        let include = negotiate::include_object(query.get("includeObject"))?;
+        let include = self.include()?;
         let options = WatchOptions {
             label_selector: query.get("labelSelector").to_owned(),
             field_selector: query.get("fieldSelector").to_owned(),
             resource_version: query.get("resourceVersion").to_owned(),
             resource_version_match: query.get("resourceVersionMatch").to_owned(),
+            continue_: query.get("continue").to_owned(),
             allow_bookmarks: query.flag("allowWatchBookmarks") == Some(true),
             send_initial_events: query.flag("sendInitialEvents"),
         };
-        let running = state.registry.watch(&self.access, &options).await?;
+        query.integer("limit")?;
+        let timeout = query.integer("timeoutSeconds")?;
         let gauge = state.metrics.long_running(&self.info);
+        let running = match state.registry.watch(&self.access, &options).await {
+            Ok(running) => running,
+            // What is wrong with the revision is told in the stream.
+            Err(error) if matches!(error.code, 410 | 504) => return Ok(watch::answer_error(&error, self.format)),
+            Err(error) => return Err(error),
+        };
         Ok(watch::answer_watch(
             running,
             self.format,
             include,
-            query.number("timeoutSeconds"),
+            timeout,
             state.shutdown.clone(),
             gauge,
         ))
     }
 
-    fn write_options(&self) -> Result<WriteOptions, Error> {
+    /// Options of a write, as `kind` (`CreateOptions`) carries them.
+    fn write_options(&self, kind: &str) -> Result<WriteOptions, Error> {
         let query = self.query();
-        let validation = query.get("fieldValidation");
-        let Some(field_validation) = FieldValidation::parse(validation) else {
-            return Err(bad_option(
-                "CreateOptions",
-                FieldError::not_supported("fieldValidation", validation, &["Ignore", "Warn", "Strict"]),
-            ));
-        };
-        let dry_run = dry_run(query)?;
-        let agent = self
-            .headers
-            .get(header::USER_AGENT)
-            .and_then(|v| v.to_str().ok())
-            .unwrap_or("");
-        let field_manager = match query.get("fieldManager") {
-            "" => agent.split('/').next().unwrap_or("").to_owned(),
-            manager => manager.to_owned(),
-        };
-        if field_manager.len() > 128 {
-            return Err(bad_option("CreateOptions", FieldError::too_long("fieldManager", 128)));
+        let mut faults = Vec::new();
+        if kind == "PatchOptions" {
+            faults.extend(self.patch_faults());
         }
+        faults.extend(options::manager_faults(query.get("fieldManager")));
+        let dry_run = dry_run(query).unwrap_or_else(|fault| {
+            faults.push(fault);
+            false
+        });
+        let validation = query.get("fieldValidation");
+        let field_validation = FieldValidation::parse(validation).unwrap_or_else(|| {
+            faults.push(FieldError::not_supported(
+                "fieldValidation",
+                validation,
+                &["Ignore", "Strict", "Warn"],
+            ));
+            FieldValidation::Strict
+        });
+        if !faults.is_empty() {
+            return Err(Error::invalid(&GroupKind::new("meta.k8s.io", kind), "", faults));
+        }
+        let agent = self.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok());
         Ok(WriteOptions {
             dry_run,
-            field_manager,
+            field_manager: match query.get("fieldManager") {
+                "" => options::manager_of_agent(agent.unwrap_or("")),
+                manager => manager.to_owned(),
+            },
             field_validation,
             applied: false,
         })
+    }
+
+    fn is_apply(&self) -> bool {
+        negotiate::media_type(&self.headers) == APPLY
+    }
+
+    /// What only some patches may, and must, say.
+    fn patch_faults(&self) -> Option<FieldError> {
+        let query = self.query();
+        match self.is_apply() {
+            true if query.get("fieldManager").is_empty() => {
+                Some(FieldError::required("fieldManager", "is required for apply patch"))
+            }
+            false if query.flag("force").is_some() => Some(FieldError::forbidden(
+                "force",
+                "may not be specified for non-apply patch",
+            )),
+            _ => None,
+        }
     }
 
     /// The body as this resource's object.
@@ -225,62 +287,48 @@ impl Call {
     }
 
     async fn create(&self, state: &State) -> Result<Response, Error> {
-        let options = self.write_options()?;
+        let options = self.write_options("CreateOptions")?;
         let (object, unknown) = self.object(&options)?;
         let written = state.registry.create(&self.access, object, &options).await?;
         self.written(written, unknown)
     }
 
     async fn update(&self, state: &State) -> Result<Response, Error> {
-        let options = self.write_options()?;
+        let options = self.write_options("UpdateOptions")?;
         let (object, unknown) = self.object(&options)?;
         let written = state.registry.update(&self.access, object, &options).await?;
         self.written(written, unknown)
     }
 
     async fn patch(&self, state: &State) -> Result<Response, Error> {
-        let options = self.write_options()?;
-        let force = self.query().flag("force");
-        if negotiate::media_type(&self.headers) == "application/apply-patch+yaml" {
-            if self.query().get("fieldManager").is_empty() {
-                return Err(bad_option(
-                    "PatchOptions",
-                    FieldError::required("fieldManager", "is required for apply patch"),
-                ));
+        let kind = self.patch_type()?;
+        let options = self.write_options("PatchOptions")?;
+        let written = match kind {
+            None => {
+                let force = self.query().flag("force") == Some(true);
+                state.registry.apply(&self.access, &self.body, force, &options).await?
             }
-            let written = state
-                .registry
-                .apply(&self.access, &self.body, force == Some(true), &options)
-                .await?;
-            return self.written(written, Vec::new());
-        }
-        if force.is_some() {
-            return Err(bad_option(
-                "PatchOptions",
-                FieldError::forbidden("force", "may not be specified for non-apply patch"),
-            ));
-        }
-        let written = state
-            .registry
-            .patch(&self.access, &self.parse_patch()?, &options)
-            .await?;
+            Some(kind) => {
+                let patch = Patch::parse(kind, &self.body)?;
+                state.registry.patch(&self.access, &patch, &options).await?
+            }
+        };
         self.written(written, Vec::new())
     }
 
-    fn parse_patch(&self) -> Result<Patch, Error> {
-        const ACCEPTED: &[&str] = &[
-            "application/json-patch+json",
-            "application/merge-patch+json",
-            "application/strategic-merge-patch+json",
-            "application/apply-patch+yaml",
-        ];
-        let kind = match negotiate::media_type(&self.headers) {
-            "application/json-patch+json" => PatchType::Json,
-            "application/merge-patch+json" => PatchType::Merge,
-            "application/strategic-merge-patch+json" => PatchType::Strategic,
-            _ => return Err(Error::unsupported_media_type(ACCEPTED)),
-        };
-        Patch::parse(kind, &self.body)
+    /// How the body is to be read; none for an apply.
+    fn patch_type(&self) -> Result<Option<PatchType>, Error> {
+        let custom = self.kind().info.is_custom();
+        match negotiate::media_type(&self.headers) {
+            "application/json-patch+json" => Ok(Some(PatchType::Json)),
+            "application/merge-patch+json" => Ok(Some(PatchType::Merge)),
+            "application/strategic-merge-patch+json" if !custom => Ok(Some(PatchType::Strategic)),
+            APPLY => Ok(None),
+            _ => {
+                let accepted = PATCHES.iter().filter(|name| !(custom && name.contains("strategic")));
+                Err(Error::unsupported_media_type(&accepted.copied().collect::<Vec<_>>()))
+            }
+        }
     }
 
     fn written(&self, written: Written, mut warnings: Vec<String>) -> Result<Response, Error> {
@@ -289,9 +337,9 @@ impl Call {
         } else {
             StatusCode::OK
         };
-        let include = negotiate::include_object(self.query().get("includeObject"))?;
+        self.format.check(false)?;
         warnings.extend(written.warnings);
-        let response = render::written(self.kind(), &written.entry, self.format, include, status)?;
+        let response = render::written(self.kind(), &written.entry, self.format, self.include()?, status)?;
         Ok(with_warnings(response, &warnings))
     }
 
@@ -305,8 +353,7 @@ impl Call {
             }
             render::success(details, self.format, StatusCode::OK)?
         } else {
-            let include = negotiate::include_object(self.query().get("includeObject"))?;
-            render::written(self.kind(), &entry, self.format, include, StatusCode::OK)?
+            render::written(self.kind(), &entry, self.format, self.include()?, StatusCode::OK)?
         };
         Ok(with_warnings(response, &warnings))
     }
@@ -323,26 +370,20 @@ impl Call {
             continue_: String::new(),
             remaining: None,
         };
-        let include = negotiate::include_object(self.query().get("includeObject"))?;
-        list::list(
-            self.kind().clone(),
-            page,
-            self.format,
-            include,
-            negotiate::accepts_gzip(&self.headers),
-        )
+        list::list(self.kind().clone(), page, self.format, self.include()?, self.gzip())
     }
 
     /// From the body, or from the query if there is none.
     fn delete_options(&self) -> Result<DeleteOptions, Error> {
         let value = if self.body.is_empty() {
-            options_from_query(self.query())
+            options_from_query(self.query())?
         } else {
             self.options_from_body()?
         };
         let mut options = DeleteOptions::from_value(&value)
             .map_err(|faults| Error::invalid(&GroupKind::new("meta.k8s.io", "DeleteOptions"), "", faults))?;
-        options.dry_run |= dry_run(self.query())?;
+        // With a body the query does not count upstream; still, nobody who says dry-run means to delete.
+        options.dry_run |= self.query().get("dryRun") == "All";
         Ok(options)
     }
 
@@ -370,15 +411,15 @@ impl Call {
             _ => codec::parse_json(&self.body),
         }
         .map_err(|error| Error::bad_request(error.to_string()))?;
-        meta::map(&mut value).remove("apiVersion");
-        if value
-            .get("kind")
-            .and_then(Value::as_str)
-            .is_some_and(|kind| kind != "DeleteOptions")
-        {
-            // An older client sends the object itself; it has no options.
-            return Ok(json!({}));
+        let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or("");
+        if !matches!(text("kind"), "" | "DeleteOptions") {
+            return Err(Error::bad_request(format!(
+                "no kind {:?} is registered for version {:?} in scheme \"pkg/apis/meta/internalversion/scheme/register.go\"",
+                text("kind"),
+                text("apiVersion")
+            )));
         }
+        meta::map(&mut value).remove("apiVersion");
         decode::normalize(
             Expected {
                 api_version: "v1",
@@ -398,17 +439,30 @@ impl Call {
                 .await?;
             return render::value(&view, Some(expected.message), self.format, StatusCode::OK);
         }
-        let options = self.write_options()?;
         let (view, written) = if self.access.attributes.verb == "update" {
+            let options = self.write_options("UpdateOptions")?;
             let (wanted, _) = self.body_as(expected, &options)?;
             state
                 .registry
                 .change_scale(&self.access, |_| Ok(wanted.clone()), &options)
                 .await?
         } else {
-            let patch = self.parse_patch()?;
-            let change = |old: Value| Ok(patch.apply_checked(expected, &old, options.field_validation)?.0);
-            state.registry.change_scale(&self.access, change, &options).await?
+            let kind = self.patch_type()?;
+            let options = self.write_options("PatchOptions")?;
+            match kind {
+                None => {
+                    let force = self.query().flag("force") == Some(true);
+                    state
+                        .registry
+                        .apply_scale(&self.access, &self.body, force, &options)
+                        .await?
+                }
+                Some(kind) => {
+                    let patch = Patch::parse(kind, &self.body)?;
+                    let change = |old: Value| Ok(patch.apply_checked(expected, &old, options.field_validation)?.0);
+                    state.registry.change_scale(&self.access, change, &options).await?
+                }
+            }
         };
         let response = render::value(&view, Some(expected.message), self.format, StatusCode::OK)?;
         Ok(with_warnings(response, &written.warnings))
@@ -416,7 +470,7 @@ impl Call {
 
     async fn bind(&self, state: &State, name: String) -> Result<Response, Error> {
         let message = schema::for_kind("", "v1", "Binding").ok_or_else(|| Error::internal("no schema for Binding"))?;
-        let options = self.write_options()?;
+        let options = self.write_options("CreateOptions")?;
         let (binding, _) = self.body_as(
             Expected {
                 api_version: "v1",
@@ -441,7 +495,7 @@ impl Call {
     async fn evict(&self, state: &State) -> Result<Response, Error> {
         let message =
             schema::for_kind("policy", "v1", "Eviction").ok_or_else(|| Error::internal("no schema for Eviction"))?;
-        let options = self.write_options()?;
+        let options = self.write_options("CreateOptions")?;
         let (eviction, _) = self.body_as(
             Expected {
                 api_version: "policy/v1",
@@ -470,13 +524,13 @@ impl Call {
             kind: "TokenRequest",
             message,
         };
-        let (request, _) = self.body_as(expected, &self.write_options()?)?;
+        let (request, _) = self.body_as(expected, &self.write_options("CreateOptions")?)?;
         let token = state.registry.issue_token(&self.access, request).await?;
         render::value(&token, Some(message), self.format, StatusCode::CREATED)
     }
 
     async fn review(&self, state: &State) -> Result<Response, Error> {
-        let options = self.write_options()?;
+        let options = self.write_options("CreateOptions")?;
         let (object, unknown) = self.object(&options)?;
         let answer = state.registry.review(&self.access, object).await?;
         let response = render::value(
@@ -490,52 +544,41 @@ impl Call {
 }
 
 fn list_options(query: &Query) -> Result<ListOptions, Error> {
-    let limit = match query.get("limit") {
-        "" => 0,
-        text => text
-            .parse()
-            .map_err(|_| Error::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))?,
-    };
+    query.integer("timeoutSeconds")?;
     Ok(ListOptions {
         label_selector: query.get("labelSelector").to_owned(),
         field_selector: query.get("fieldSelector").to_owned(),
         resource_version: query.get("resourceVersion").to_owned(),
         resource_version_match: query.get("resourceVersionMatch").to_owned(),
-        limit,
+        // Less than nothing is no limit either.
+        limit: usize::try_from(query.integer("limit")?.unwrap_or(0)).unwrap_or(0),
         continue_: query.get("continue").to_owned(),
+        send_initial_events: query.flag("sendInitialEvents"),
     })
 }
 
-fn options_from_query(query: &Query) -> Value {
+fn options_from_query(query: &Query) -> Result<Value, Error> {
     let mut value = json!({});
-    if let Some(grace) = query.number("gracePeriodSeconds") {
+    if let Some(grace) = query.integer("gracePeriodSeconds")? {
         value["gracePeriodSeconds"] = grace.into();
     }
-    if let Some(orphan) = query.flag("orphanDependents") {
-        value["orphanDependents"] = orphan.into();
+    for field in ["orphanDependents", "ignoreStoreReadErrorWithClusterBreakingPotential"] {
+        if let Some(flag) = query.flag(field) {
+            value[field] = flag.into();
+        }
     }
     if !query.get("propagationPolicy").is_empty() {
         value["propagationPolicy"] = query.get("propagationPolicy").into();
     }
-    value
-}
-
-fn dry_run(query: &Query) -> Result<bool, Error> {
-    let mut any = false;
-    for value in query.all("dryRun") {
-        if value != "All" {
-            return Err(bad_option(
-                "CreateOptions",
-                FieldError::not_supported("dryRun", value, &["All"]),
-            ));
-        }
-        any = true;
+    let dry_run: Vec<&str> = query.all("dryRun").collect();
+    if !dry_run.is_empty() {
+        value["dryRun"] = dry_run.into();
     }
-    Ok(any)
+    Ok(value)
 }
 
-fn bad_option(kind: &str, fault: FieldError) -> Error {
-    Error::invalid(&GroupKind::new("meta.k8s.io", kind), "", vec![fault])
+fn dry_run(query: &Query) -> Result<bool, FieldError> {
+    options::dry_run(&query.all("dryRun").collect::<Vec<_>>())
 }
 
 /// Kinds whose deletion answers with the object instead of a `Status`, as upstream.
@@ -561,10 +604,26 @@ fn returns_deleted(kind: &Kind) -> bool {
     RETURNED.contains(&&*kind.info.resource)
 }
 
-/// `Warning: 299 - "text"` for each.
+/// `Warning: 299 - "text"` for each, once. Long ones are cut when all of them are long, and those beyond a bound left out, as upstream.
 fn with_warnings(mut response: Response, warnings: &[String]) -> Response {
-    for warning in warnings {
-        let text: String = warning.chars().filter(|c| !c.is_control()).collect();
+    const ALL: usize = 4 << 10;
+    const EACH: usize = 256;
+    let cut = warnings.iter().map(|text| text.chars().count()).sum::<usize>() > ALL;
+    let mut written = 0;
+    for (index, warning) in warnings.iter().enumerate() {
+        if warnings[..index].contains(warning) {
+            continue;
+        }
+        let bound = if cut { EACH } else { usize::MAX };
+        let text: String = warning
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .take(bound)
+            .collect();
+        written += text.chars().count();
+        if written > ALL {
+            break;
+        }
         let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
             response.headers_mut().append(header::WARNING, value);

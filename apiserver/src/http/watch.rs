@@ -13,7 +13,7 @@ use rand::Rng;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::body::{BodyError, Response, answer, stream};
+use super::body::{BodyError, Response, answer, full, stream};
 use super::metrics::GaugeGuard;
 use super::negotiate::{Form, Format};
 use super::render;
@@ -24,6 +24,8 @@ use crate::store::{Change, Entry, Frame};
 
 /// Upstream sends a bookmark about every minute.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// The last one comes so long before the end of the watch.
+const LAST_BOOKMARK: Duration = Duration::from_secs(2);
 /// Upstream's `--min-request-timeout`: a watch without a timeout lasts between one and two of these.
 const MIN_TIMEOUT: u64 = 1800;
 
@@ -52,7 +54,7 @@ pub fn answer_watch(
         .filter(|t| *t > 0)
         .unwrap_or_else(|| rand::rng().random_range(MIN_TIMEOUT..2 * MIN_TIMEOUT));
     let now = Instant::now();
-    let running = Running {
+    let mut running = Running {
         encoder: Encoder {
             kind: watch.kind.clone(),
             format,
@@ -61,11 +63,12 @@ pub fn answer_watch(
         },
         watch,
         deadline: now + Duration::from_secs(seconds.min(1 << 30)),
-        bookmark: now + BOOKMARK_EVERY,
+        bookmark: now,
         shutdown,
         finished: false,
         _gauge: gauge,
     };
+    running.bookmark = running.next_bookmark(now);
     let frames = futures_util::stream::unfold(running, |mut running| async move {
         let bytes = running.next().await?;
         Some((Ok::<_, BodyError>(bytes), running))
@@ -73,13 +76,28 @@ pub fn answer_watch(
     answer(StatusCode::OK, format.watch_content_type(), stream(frames))
 }
 
+/// A watch that ends before it begins: one ERROR event.
+pub fn answer_error(error: &Error, format: Format) -> Response {
+    let frame = error_frame(error, format.encoding);
+    answer(StatusCode::OK, format.watch_content_type(), full(frame))
+}
+
 impl Running {
+    /// When the next bookmark is due: about every minute, and shortly before the end.
+    fn next_bookmark(&self, now: Instant) -> Instant {
+        let last = self.deadline.checked_sub(LAST_BOOKMARK).unwrap_or(now);
+        match now + BOOKMARK_EVERY {
+            regular if last > now => regular.min(last),
+            regular => regular,
+        }
+    }
+
     async fn next(&mut self) -> Option<Bytes> {
         while !self.finished {
             let outcome = tokio::select! {
                 events = self.watch.next() => events?,
                 () = tokio::time::sleep_until(self.bookmark) => {
-                    self.bookmark = Instant::now() + BOOKMARK_EVERY;
+                    self.bookmark = self.next_bookmark(Instant::now());
                     Ok(self.watch.bookmark().into_iter().collect())
                 }
                 () = tokio::time::sleep_until(self.deadline) => return None,
@@ -88,7 +106,7 @@ impl Running {
             let encoded = outcome.and_then(|events| self.encoder.encode(&events));
             let bytes = encoded.unwrap_or_else(|error| {
                 self.finished = true;
-                self.encoder.error(&error)
+                error_frame(&error, self.encoder.format.encoding)
             });
             if !bytes.is_empty() {
                 return Some(bytes);
@@ -206,20 +224,15 @@ impl Encoder {
         json_frame("BOOKMARK", object.to_string().as_bytes(), out);
         Ok(())
     }
+}
 
-    fn error(&self, error: &Error) -> Bytes {
-        let mut out = Vec::new();
-        let status = error.to_value();
-        let message =
-            api::schema::for_kind("", "v1", "Status").and_then(|message| codec::value_to_proto(message, &status).ok());
-        match (self.format.encoding, message) {
-            (Encoding::Protobuf, Some(message)) => {
-                proto_frame("ERROR", &codec::wrap("v1", "Status", &message), &mut out)
-            }
-            _ => json_frame("ERROR", status.to_string().as_bytes(), &mut out),
-        }
-        out.into()
+fn error_frame(error: &Error, encoding: codec::Encoding) -> Bytes {
+    let mut out = Vec::new();
+    match encoding {
+        codec::Encoding::Protobuf => proto_frame("ERROR", &codec::wrap("v1", "Status", &error.encode()), &mut out),
+        _ => json_frame("ERROR", error.to_value().to_string().as_bytes(), &mut out),
     }
+    out.into()
 }
 
 fn json_frame(kind: &str, object: &[u8], out: &mut Vec<u8>) {

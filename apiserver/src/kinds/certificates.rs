@@ -23,6 +23,10 @@ const DECISIONS: [&str; 2] = ["Approved", "Denied"];
 pub struct SigningRequest;
 
 impl Strategy for SigningRequest {
+    fn create_on_update(&self) -> bool {
+        true
+    }
+
     fn prepare_create(&self, cx: &WriteContext<'_>, object: &mut Value) {
         remove(object, "status");
         let Some(spec) = ensure(object, "spec") else { return };

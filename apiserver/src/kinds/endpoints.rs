@@ -12,6 +12,7 @@ const SHOWN: usize = 3;
 
 /// Rules of `endpoints`.
 pub static ENDPOINTS: Rules = Rules {
+    create_on_update: true,
     default: |object| {
         for subset in each(object, "subsets") {
             for port in each(subset, "ports") {

@@ -30,6 +30,10 @@ const COLUMNS: &[Column] = &[
 pub struct Event;
 
 impl Strategy for Event {
+    fn create_on_update(&self) -> bool {
+        true
+    }
+
     fn validate(&self, _cx: &crate::registry::strategy::WriteContext<'_>, event: &Value) -> Vec<api::FieldError> {
         let mut errors = Errors::new();
         let root = Field::root("", event);

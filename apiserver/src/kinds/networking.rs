@@ -122,6 +122,7 @@ pub static NETWORK_POLICY: Rules = Rules {
 
 /// Rules of `servicecidrs.networking.k8s.io`.
 pub static SERVICE_CIDR: Rules = Rules {
+    create_on_update: true,
     validate: |root, errors| {
         let spec = root.get("spec");
         let cidrs = spec.get("cidrs");
@@ -145,6 +146,7 @@ pub static SERVICE_CIDR: Rules = Rules {
 
 /// Rules of `ipaddresses.networking.k8s.io`.
 pub static IP_ADDRESS: Rules = Rules {
+    create_on_update: true,
     generation: true,
     validate: |root, errors| {
         let spec = root.get("spec");

@@ -136,6 +136,7 @@ pub static RUNTIME_CLASS: Rules = Rules {
 
 /// Rules of `leases.coordination.k8s.io`.
 pub static LEASE: Rules = Rules {
+    create_on_update: true,
     validate: |root, errors| {
         let spec = root.get("spec");
         let seconds = spec.get("leaseDurationSeconds");
@@ -158,6 +159,7 @@ pub static LEASE: Rules = Rules {
 
 /// Rules of `limitranges`.
 pub static LIMIT_RANGE: Rules = Rules {
+    create_on_update: true,
     default: fill_limits,
     validate: validate_limits,
     columns: &[

@@ -26,10 +26,7 @@ const BINDING_COLUMNS: &[Column] = &[
 /// Rules of `roles.rbac.authorization.k8s.io`.
 pub static ROLE: Rules = Rules {
     validate: |root, errors| rules(&root.get("rules"), false, errors),
-    columns: ROLE_COLUMNS,
-    row: created_row,
-    name: api::names::path_segment,
-    ..Rules::NONE
+    ..ROLE_TABLE
 };
 
 /// Rules of `clusterroles.rbac.authorization.k8s.io`.
@@ -52,6 +49,7 @@ pub static CLUSTER_ROLE: Rules = Rules {
 };
 
 const ROLE_TABLE: Rules = Rules {
+    create_on_update: true,
     columns: ROLE_COLUMNS,
     row: created_row,
     name: api::names::path_segment,
@@ -71,6 +69,7 @@ pub static CLUSTER_ROLE_BINDING: Rules = Rules {
 };
 
 const BINDING: Rules = Rules {
+    create_on_update: true,
     default: |object| {
         if let Some(role) = object.get_mut("roleRef") {
             default_zero(role, "apiGroup", GROUP);

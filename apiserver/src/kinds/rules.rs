@@ -43,6 +43,8 @@ pub struct Rules {
     pub fields: &'static [&'static str],
     /// What is wrong with a name.
     pub name: fn(&str) -> Vec<String>,
+    /// See [`Strategy::create_on_update`].
+    pub create_on_update: bool,
     /// See [`Strategy::unconditional_update`].
     pub unconditional_update: bool,
     /// What becomes of the status that a creator sends.
@@ -68,6 +70,7 @@ impl Rules {
         row: default_row,
         fields: &[],
         name: api::names::dns1123_subdomain,
+        create_on_update: false,
         unconditional_update: true,
         new_status: NewStatus::Cleared,
         orphans: false,
@@ -131,6 +134,10 @@ impl Strategy for Rules {
 
     fn selectable_fields(&self) -> &'static [&'static str] {
         self.fields
+    }
+
+    fn create_on_update(&self) -> bool {
+        self.create_on_update
     }
 
     fn unconditional_update(&self) -> bool {

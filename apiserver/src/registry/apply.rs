@@ -3,12 +3,13 @@
 use api::apply::{self, Writer};
 use api::{Error, codec};
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::create::Written;
-use super::options::WriteOptions;
-use super::update::Rules;
-use super::{Access, Registry, convert, decode, meta};
+use super::decode::{self, Expected};
+use super::options::{FieldValidation, WriteOptions};
+use super::update::{Rules, check_identity};
+use super::{Access, Registry, convert, meta, scale};
 
 /// Notes in `new` what a create or update changed. An object whose managers nobody tracked stays so until its first apply.
 pub(super) fn track(access: &Access, old: Option<&Value>, new: &mut Value, options: &WriteOptions, now: Timestamp) {
@@ -60,11 +61,55 @@ impl Registry {
         force: bool,
         options: &WriteOptions,
     ) -> Result<Written, Error> {
+        let (config, warnings) = configuration(body, options.field_validation)?;
+        let config = object(access, config)?;
+        let mut written = self.apply_object(access, &config, force, options).await?;
+        written.warnings.extend(warnings);
+        Ok(written)
+    }
+
+    /// Applies a `Scale` to the object that the request names: a configuration of its replicas and nothing else.
+    ///
+    /// # Errors
+    /// As [`Registry::apply`].
+    pub async fn apply_scale(
+        &self,
+        access: &Access,
+        body: &[u8],
+        force: bool,
+        options: &WriteOptions,
+    ) -> Result<(Value, Written), Error> {
         let kind = &access.kind;
-        let (config, unknown) = self.configuration(access, body, options)?;
+        let (wanted, warnings) = configuration(body, options.field_validation)?;
+        let expected = scale::expected()?;
+        check_type(&wanted, expected.api_version, expected.kind)?;
+        declared(access, expected, &wanted)?;
+        decode::normalize(expected, &wanted)?;
+        let mut config = json!({"apiVersion": kind.storage_api_version(), "kind": kind.storage.kind});
+        if let Some(metadata) = wanted.get("metadata") {
+            config["metadata"] = metadata.clone();
+        }
+        identify(access, &mut config)?;
+        if let Some(replicas) = wanted.pointer("/spec/replicas") {
+            scale::set(&mut config, kind.strategy.scale().spec_replicas, replicas.clone());
+        }
+        let mut written = self.apply_object(access, &config, force, options).await?;
+        written.warnings.extend(warnings);
+        Ok((scale::view(kind, &kind.stored_value(&written.entry)?), written))
+    }
+
+    /// Applies an object in the storage version.
+    async fn apply_object(
+        &self,
+        access: &Access,
+        config: &Value,
+        force: bool,
+        options: &WriteOptions,
+    ) -> Result<Written, Error> {
+        let kind = &access.kind;
         let (api_version, now) = (kind.storage_api_version(), meta::time(Timestamp::now()));
         let writer = writer(access, &options.field_manager, &api_version, &now);
-        let merge = |live: Option<&Value>| apply::apply(kind.message(), live, &config, writer, force).map_err(refused);
+        let merge = |live: Option<&Value>| apply::apply(kind.message(), live, config, writer, force).map_err(refused);
         let options = WriteOptions {
             applied: true,
             ..options.clone()
@@ -75,58 +120,106 @@ impl Registry {
             trusted: false,
         };
         let outcome = self.change(access, &|old| merge(Some(old)), rules, &options).await;
-        let creates = access.attributes.subresource.is_empty() && kind.strategy.create_on_update();
-        let mut written = match outcome {
-            Err(error) if error.is_not_found() && creates => {
-                let mut creation = access.attributes.clone();
-                creation.verb = "create".into();
-                let creator = self.authorize(access.user.clone(), creation).await?;
-                self.create(&creator, convert::from_storage(kind, merge(None)?), &options)
-                    .await?
+        match outcome {
+            Err(error) if error.is_not_found() && access.attributes.subresource.is_empty() => {
+                if !self.is_missing(access).await? {
+                    return Err(error);
+                }
+                let uid = meta::text(config, "uid");
+                if !uid.is_empty() {
+                    let why = format!(
+                        "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+                    );
+                    let resource = kind.group_resource();
+                    return Err(Error::conflict(&resource, &access.attributes.name, why));
+                }
+                self.create_instead(access, merge(None)?, &options).await
             }
-            outcome => outcome?,
-        };
-        written.warnings.extend(unknown);
-        Ok(written)
+            outcome => outcome,
+        }
     }
+}
 
-    /// The body as an object in the storage version, with its name and namespace, and warnings about unknown fields.
-    fn configuration(
-        &self,
-        access: &Access,
-        body: &[u8],
-        options: &WriteOptions,
-    ) -> Result<(Value, Vec<String>), Error> {
-        let kind = &access.kind;
-        let mut config =
-            codec::parse_yaml(body).map_err(|error| Error::bad_request(format!("error decoding YAML: {error}")))?;
-        let api_version = kind.api_version();
-        let expected = kind.expected(&api_version);
-        let text = |field: &str| config.get(field).and_then(Value::as_str).unwrap_or("");
-        if text("apiVersion") != api_version || text("kind") != kind.info.kind {
-            let why = format!(
-                "expected {api_version}, Kind={}, found {}, Kind={}",
-                kind.info.kind,
-                text("apiVersion"),
-                text("kind")
-            );
-            return Err(Error::bad_request(why));
-        }
-        let unknown = decode::unknown(expected, &config, options.field_validation, Vec::new())?;
-        // Only for its errors: what comes back has fields that the caller did not name.
-        decode::normalize(expected, &config)?;
-        let (name, wanted) = (meta::text(&config, "name"), &access.attributes.name);
-        if !name.is_empty() && name != wanted {
-            let why = format!("the name of the object ({name}) does not match the name on the URL ({wanted})");
-            return Err(Error::bad_request(why));
-        }
-        codec::prune_unknown(expected.message, &mut config);
-        let wanted = wanted.clone();
-        let metadata = meta::of(&mut config);
-        metadata.insert("name".into(), wanted.into());
-        if kind.info.namespaced {
-            metadata.insert("namespace".into(), access.namespace().into());
-        }
-        Ok((convert::to_storage(kind, config), unknown))
+/// The body, and warnings about keys that come twice.
+fn configuration(body: &[u8], validation: FieldValidation) -> Result<(Value, Vec<String>), Error> {
+    let config = codec::parse_yaml(body).map_err(|error| {
+        let why = format!("error decoding YAML: error converting YAML to JSON: {error}");
+        Error::bad_request(why)
+    })?;
+    let duplicate = match validation {
+        FieldValidation::Ignore => None,
+        _ => codec::yaml_duplicate(body),
+    };
+    match duplicate {
+        Some(line) if validation == FieldValidation::Strict => Err(Error::bad_request(format!(
+            "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  {line}"
+        ))),
+        duplicate => Ok((config, duplicate.into_iter().collect())),
     }
+}
+
+/// The body as an object of the request's kind in the storage version.
+fn object(access: &Access, mut config: Value) -> Result<Value, Error> {
+    let kind = &access.kind;
+    let api_version = kind.api_version();
+    let expected = kind.expected(&api_version);
+    check_type(&config, &api_version, &kind.info.kind)?;
+    declared(access, expected, &config)?;
+    // Only for its errors: what comes back has fields that the caller did not name.
+    decode::normalize(expected, &config)?;
+    identify(access, &mut config)?;
+    Ok(convert::to_storage(kind, config))
+}
+
+/// The configuration says of what type it is, and rightly.
+fn check_type(config: &Value, api_version: &str, kind: &str) -> Result<(), Error> {
+    let text = |field: &str| config.get(field).and_then(Value::as_str).unwrap_or("");
+    if text("apiVersion") != api_version {
+        return Err(Error::bad_request(format!(
+            "Incorrect version specified in apply patch. Specified patch version: {}, expected: {api_version}",
+            text("apiVersion")
+        )));
+    }
+    if text("kind") != kind {
+        return Err(Error::bad_request(format!(
+            "the kind in the data ({}) does not match the expected kind ({kind})",
+            text("kind")
+        )));
+    }
+    Ok(())
+}
+
+/// An apply names no field that the schema does not know, however fields are validated: it could not be said who manages it. As upstream,
+/// that is an error of the server.
+fn declared(access: &Access, expected: Expected<'_>, config: &Value) -> Result<(), Error> {
+    let faults = apply::undeclared(expected.message, config);
+    let why = match faults.as_slice() {
+        [] => return Ok(()),
+        [one] => one.clone(),
+        many => format!("errors:\n  {}", many.join("\n  ")),
+    };
+    let (namespace, name) = (access.namespace(), &access.attributes.name);
+    let version = expected.api_version;
+    Err(Error {
+        code: 500,
+        reason: String::new(),
+        message: format!(
+            "failed to create typed patch object ({namespace}/{name}; {version}, Kind={}): {why}",
+            expected.kind
+        ),
+        details: None,
+    })
+}
+
+/// Brings the names of request and configuration together.
+fn identify(access: &Access, config: &mut Value) -> Result<(), Error> {
+    let metadata = meta::of(config);
+    let is_empty = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or("").is_empty();
+    if is_empty(metadata.get("name")) {
+        metadata.insert("name".into(), access.attributes.name.clone().into());
+    }
+    if access.kind.info.namespaced && is_empty(metadata.get("namespace")) {
+        metadata.insert("namespace".into(), access.namespace().into());
+    }
+    check_identity(access, config)
 }

@@ -98,6 +98,7 @@ impl Registry {
         };
         let request = access.admission(Operation::Create, None, Options::Write(options));
         meta::begin(&mut object, kind.strategy.generation(), now);
+        let duplicates = meta::deduplicate_owners(&mut object);
         kind.strategy.default(&mut object);
         self.admission.mutate(&request, &mut object).await?;
         kind.strategy.prepare_create(&cx, &mut object);
@@ -107,10 +108,11 @@ impl Registry {
             return Err(Error::invalid(&kind.group_kind(), &access.attributes.name, faults));
         }
         self.admission.validate(&request, &object).await?;
-        if !options.applied && !options.field_manager.is_empty() {
+        if !options.applied {
             apply::track(access, None, &mut object, options, now);
         }
-        let mut warnings = kind.strategy.warnings(&object, None);
+        let mut warnings: Vec<String> = duplicates.into_iter().collect();
+        warnings.extend(kind.strategy.warnings(&object, None));
         let entry = self.insert(access, &cx, &request, object, now).await?;
         warnings.extend(request.take_warnings());
         Ok(Written {
@@ -213,7 +215,7 @@ fn place(access: &mut Access, object: &mut Value) -> Result<(), Error> {
 }
 
 /// The namespace of the body, if it has one, is that of the request.
-pub(super) fn check_namespace(request: &str, object: &str) -> Result<(), Error> {
+fn check_namespace(request: &str, object: &str) -> Result<(), Error> {
     if object.is_empty() || object == request {
         return Ok(());
     }

@@ -1,8 +1,8 @@
 //! Bodies into objects: JSON, YAML and protobuf, with the schema's types enforced and unknown fields treated as the caller asked.
 
-use api::Error;
 use api::codec::{self, Encoding};
 use api::schema::Message;
+use api::{Error, resources};
 use serde_json::Value;
 
 use super::options::FieldValidation;
@@ -29,25 +29,54 @@ pub fn decode(
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), Error> {
     if encoding == Encoding::Protobuf {
-        let (api_version, kind, raw) = codec::unwrap(body).map_err(|error| unreadable(expected, error))?;
+        let (api_version, kind, raw) = codec::unwrap(body).map_err(|error| unrecognized(expected, error, body))?;
         check_type(expected, api_version, kind)?;
         return Ok((from_message(expected, raw)?, Vec::new()));
     }
-    let (value, duplicates) = match encoding {
-        Encoding::Yaml => (
-            codec::parse_yaml(body).map_err(|error| unreadable(expected, error))?,
-            Vec::new(),
-        ),
-        _ if validation == FieldValidation::Ignore => (
-            codec::parse_json(body).map_err(|error| unreadable(expected, error))?,
-            Vec::new(),
-        ),
-        _ => codec::parse_json_strict(body).map_err(|error| unreadable(expected, error))?,
+    let strict = validation != FieldValidation::Ignore;
+    let read = match encoding {
+        Encoding::Yaml => codec::parse_yaml(body).map(|value| {
+            let faults = if strict {
+                yaml_faults(expected, body, &value)
+            } else {
+                Vec::new()
+            };
+            (value, faults)
+        }),
+        _ if strict => codec::parse_json_checked(expected.message, body),
+        _ => codec::parse_json(body).map(|value| (value, Vec::new())),
     };
+    let (value, faults) = read.map_err(|error| match encoding {
+        Encoding::Yaml => unrecognized(expected, format!("error converting YAML to JSON: {error}"), body),
+        _ => unrecognized(
+            expected,
+            format!("couldn't get version/kind; json parse error: {error}"),
+            body,
+        ),
+    })?;
     let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or("");
     check_type(expected, text("apiVersion"), text("kind"))?;
-    let warnings = unknown(expected, &value, validation, duplicates)?;
-    Ok((normalize(expected, &value)?, warnings))
+    let object = normalize(expected, &value)?;
+    if validation == FieldValidation::Strict && !faults.is_empty() {
+        return Err(unreadable(expected, strict_error(&faults, encoding == Encoding::Yaml)));
+    }
+    Ok((object, faults))
+}
+
+fn yaml_faults(expected: Expected<'_>, body: &[u8], value: &Value) -> Vec<String> {
+    let mut faults: Vec<String> = codec::yaml_duplicate(body).into_iter().collect();
+    faults.extend(codec::unknown_fields(expected.message, value));
+    faults
+}
+
+/// All faults in one text; those of a YAML reader stand in lines of their own.
+pub fn strict_error(faults: &[String], yaml: bool) -> String {
+    let lines = if yaml && faults.first().is_some_and(|fault| fault.starts_with("line ")) {
+        "yaml: unmarshal errors:\n  "
+    } else {
+        ""
+    };
+    format!("strict decoding error: {lines}{}", faults.join(", "))
 }
 
 /// Enforces the schema on a value: types are checked, nulls and unknown fields dropped.
@@ -55,31 +84,16 @@ pub fn decode(
 /// # Errors
 /// 400 naming the field.
 pub fn normalize(expected: Expected<'_>, value: &Value) -> Result<Value, Error> {
-    let message = codec::value_to_proto(expected.message, value).map_err(|error| unreadable(expected, error))?;
-    from_message(expected, &message)
+    normalized(expected, value).map_err(|error| unreadable(expected, error))
 }
 
-/// Names unknown fields, as an error or as warnings.
+/// The same with the fault alone.
 ///
 /// # Errors
-/// 400 with all of them if the caller wants it strict.
-pub fn unknown(
-    expected: Expected<'_>,
-    value: &Value,
-    validation: FieldValidation,
-    mut faults: Vec<String>,
-) -> Result<Vec<String>, Error> {
-    if validation == FieldValidation::Ignore {
-        return Ok(Vec::new());
-    }
-    faults.extend(codec::unknown_fields(expected.message, value));
-    if validation == FieldValidation::Strict && !faults.is_empty() {
-        return Err(unreadable(
-            expected,
-            format!("strict decoding error: {}", faults.join(", ")),
-        ));
-    }
-    Ok(faults)
+/// What does not fit the schema.
+pub fn normalized(expected: Expected<'_>, value: &Value) -> Result<Value, codec::Error> {
+    let message = codec::value_to_proto(expected.message, value)?;
+    typed(expected, &message)
 }
 
 /// An object from its message without envelope.
@@ -87,7 +101,12 @@ pub fn unknown(
 /// # Errors
 /// 400 for bytes that are not the message.
 pub fn from_message(expected: Expected<'_>, message: &[u8]) -> Result<Value, Error> {
-    let mut value = codec::proto_to_value(expected.message, message).map_err(|error| unreadable(expected, error))?;
+    typed(expected, message).map_err(|error| unreadable(expected, error))
+}
+
+/// The object with its type.
+fn typed(expected: Expected<'_>, message: &[u8]) -> Result<Value, codec::Error> {
+    let mut value = codec::proto_to_value(expected.message, message)?;
     if let Some(map) = value.as_object_mut() {
         map.insert("apiVersion".into(), expected.api_version.into());
         map.insert("kind".into(), expected.kind.into());
@@ -97,30 +116,161 @@ pub fn from_message(expected: Expected<'_>, message: &[u8]) -> Result<Value, Err
 
 /// The body's own word about its type may be missing, but not wrong.
 fn check_type(expected: Expected<'_>, api_version: &str, kind: &str) -> Result<(), Error> {
-    if !api_version.is_empty() && api_version != expected.api_version {
+    let found_kind = if kind.is_empty() { expected.kind } else { kind };
+    let found = if api_version.is_empty() {
+        expected.api_version
+    } else {
+        api_version
+    };
+    if (found, found_kind) == (expected.api_version, expected.kind) {
+        return Ok(());
+    }
+    let ((group, wanted), version) = (split(found), split(expected.api_version));
+    if found_kind == expected.kind && group == version.0 && resources::find_kind(group, wanted, found_kind).is_some() {
         let want = expected.api_version;
         return Err(Error::bad_request(format!(
-            "the API version in the data ({api_version}) does not match the expected API version ({want})"
+            "the API version in the data ({found}) does not match the expected API version ({want})"
         )));
     }
-    if !kind.is_empty() && kind != expected.kind {
-        let want = expected.kind;
-        return Err(Error::bad_request(format!(
-            "the object provided is unrecognized (must be of type {want}): {kind} in version {:?} cannot be handled as a {want}",
-            version(expected.api_version)
-        )));
+    let why = if resources::find_kind(group, wanted, found_kind).is_some() {
+        let (from, into) = (package(group), package(version.0));
+        let from = if from == "core" { wanted } else { from };
+        format!(
+            "converting ({from}.{found_kind}) to ({into}.{}): unknown conversion",
+            expected.kind
+        )
+    } else {
+        format!(
+            "no kind {found_kind:?} is registered for version {found:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\""
+        )
+    };
+    Err(Error::bad_request(format!(
+        "{found_kind} in version {wanted:?} cannot be handled as a {}: {why}",
+        expected.kind
+    )))
+}
+
+/// Group and version.
+fn split(api_version: &str) -> (&str, &str) {
+    api_version.split_once('/').unwrap_or(("", api_version))
+}
+
+/// The package that upstream's messages name for a group.
+fn package(group: &str) -> &str {
+    match group.split('.').next() {
+        None | Some("") => "core",
+        Some(first) => first,
     }
-    Ok(())
+}
+
+/// A body whose type could not be read.
+fn unrecognized(expected: Expected<'_>, why: impl std::fmt::Display, body: &[u8]) -> Error {
+    let kind = expected.kind;
+    Error::bad_request(format!(
+        "the object provided is unrecognized (must be of type {kind}): {why} ({})",
+        summary(body)
+    ))
+}
+
+/// The start of a body, as hexadecimal digits unless it looks like JSON.
+fn summary(body: &[u8]) -> String {
+    const SHOWN: usize = 30;
+    let start = body.get(..SHOWN).unwrap_or(body);
+    let dots = if body.len() > SHOWN { " ..." } else { "" };
+    match body.first() {
+        None => "<empty>".into(),
+        Some(b'{') => format!("{}{dots}", String::from_utf8_lossy(start)),
+        Some(_) => start.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + dots,
+    }
 }
 
 fn unreadable(expected: Expected<'_>, why: impl std::fmt::Display) -> Error {
     let kind = expected.kind;
     Error::bad_request(format!(
         "{kind} in version {:?} cannot be handled as a {kind}: {why}",
-        version(expected.api_version)
+        split(expected.api_version).1
     ))
 }
 
-fn version(api_version: &str) -> &str {
-    api_version.rsplit('/').next().unwrap_or(api_version)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(encoding: Encoding, body: &str, validation: FieldValidation) -> Result<(Value, Vec<String>), String> {
+        let message = api::schema::for_kind("", "v1", "ConfigMap").unwrap();
+        let expected = Expected {
+            api_version: "v1",
+            kind: "ConfigMap",
+            message,
+        };
+        decode(expected, encoding, body.as_bytes(), validation).map_err(|error| error.message)
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_as_upstream_tells_it() {
+        for (encoding, body, message) in [
+            (
+                Encoding::Json,
+                r#"{"kind":"Pod","apiVersion":"v1"}"#,
+                "Pod in version \"v1\" cannot be handled as a ConfigMap: converting (v1.Pod) to (core.ConfigMap): unknown conversion",
+            ),
+            (
+                Encoding::Json,
+                r#"{"kind":"Nope","apiVersion":"v1"}"#,
+                "Nope in version \"v1\" cannot be handled as a ConfigMap: no kind \"Nope\" is registered for version \"v1\" in scheme \"pkg/api/legacyscheme/scheme.go:30\"",
+            ),
+            (
+                Encoding::Json,
+                "<html>",
+                "the object provided is unrecognized (must be of type ConfigMap): couldn't get version/kind; json parse error: invalid character '<' looking for beginning of value (3c68746d6c3e)",
+            ),
+            (
+                Encoding::Json,
+                "",
+                "the object provided is unrecognized (must be of type ConfigMap): couldn't get version/kind; json parse error: unexpected end of JSON input (<empty>)",
+            ),
+            (
+                Encoding::Json,
+                r#"{"data":{"a":1}}"#,
+                "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: json: cannot unmarshal number into Go struct field ConfigMap.data of type string",
+            ),
+        ] {
+            assert_eq!(map(encoding, body, FieldValidation::Warn).unwrap_err(), message);
+        }
+    }
+
+    #[test]
+    fn strangers_are_refused_told_or_dropped() {
+        let body = r#"{"zz":1,"data":{"a":"1","a":"2"},"nope":{}}"#;
+        let faults = [
+            "unknown field \"zz\"",
+            "duplicate field \"data.a\"",
+            "unknown field \"nope\"",
+        ];
+        let (object, warnings) = map(Encoding::Json, body, FieldValidation::Warn).unwrap();
+        assert_eq!(
+            (object["data"]["a"].as_str(), &warnings[..]),
+            (Some("2"), &faults.map(str::to_owned)[..])
+        );
+        assert_eq!(
+            map(Encoding::Json, body, FieldValidation::Ignore).unwrap().1,
+            Vec::<String>::new()
+        );
+        assert_eq!(
+            map(Encoding::Json, body, FieldValidation::Strict).unwrap_err(),
+            format!(
+                "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: {}",
+                faults.join(", ")
+            )
+        );
+        assert_eq!(
+            map(
+                Encoding::Yaml,
+                "data:\n  a: x\n  a: z\nzz: 1\n",
+                FieldValidation::Strict
+            )
+            .unwrap_err(),
+            "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: yaml: unmarshal errors:\n  line 3: key \"a\" already set in map, unknown field \"zz\""
+        );
+    }
 }

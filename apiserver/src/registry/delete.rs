@@ -259,26 +259,31 @@ impl Registry {
 }
 
 fn check_preconditions(access: &Access, options: &DeleteOptions, object: &Value) -> Result<(), Error> {
-    let fault = |what: &str, wanted: &str, is: &str| {
-        let why = format!(
-            "StorageError: invalid object, Code: 4, Key: /registry/{}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {is}",
-            access.key()
-        );
-        Err(Error::conflict(
-            &access.kind.group_resource(),
-            &access.attributes.name,
-            why,
-        ))
-    };
-    for (what, field, wanted) in [
-        ("UID", "uid", &options.uid),
-        ("ResourceVersion", "resourceVersion", &options.resource_version),
+    for (what, field, wanted, guess) in [
+        (
+            "UID",
+            "uid",
+            &options.uid,
+            "The object might have been deleted and then recreated",
+        ),
+        (
+            "ResourceVersion",
+            "resourceVersion",
+            &options.resource_version,
+            "The object might have been modified",
+        ),
     ] {
         let is = meta::text(object, field);
         if let Some(wanted) = wanted
             && wanted != is
         {
-            return fault(what, wanted, is);
+            let why = format!(
+                "the {what} in the precondition ({wanted}) does not match the {what} in record ({is}). {guess}"
+            );
+            // Upstream puts the kind where the resource should stand.
+            let kind = access.kind.group_kind();
+            let resource = api::GroupResource::new(&kind.group, &kind.kind);
+            return Err(Error::conflict(&resource, &access.attributes.name, why));
         }
     }
     Ok(())

@@ -109,29 +109,49 @@ pub fn begin(object: &mut Value, generation: bool, now: Timestamp) {
     }
 }
 
-/// Restores what a write may not touch silently.
+/// Restores what a write cannot change. What it may not even try to change is left for [`validate_update`].
 pub fn carry_over(new: &mut Value, old: &Value) {
     let old_metadata = old.get("metadata").and_then(Value::as_object);
     let metadata = of(new);
-    for field in [
-        "creationTimestamp",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "generation",
-        "selfLink",
-    ] {
+    for field in ["creationTimestamp", "generation", "selfLink"] {
         match old_metadata.and_then(|m| m.get(field)) {
             Some(value) => metadata.insert(field.into(), value.clone()),
             None => metadata.remove(field),
         };
     }
-    for field in ["uid", "namespace"] {
-        if metadata.get(field).and_then(Value::as_str).unwrap_or("").is_empty()
-            && let Some(value) = old_metadata.and_then(|m| m.get(field))
+    let kept = |field: &str| old_metadata.and_then(|m| m.get(field)).filter(|value| !value.is_null());
+    if let Some(value) = kept("deletionTimestamp") {
+        metadata.insert("deletionTimestamp".into(), value.clone());
+    }
+    for field in ["uid", "namespace", "deletionGracePeriodSeconds"] {
+        let missing = |value: Option<&Value>| value.is_none_or(|v| v.is_null() || v.as_str() == Some(""));
+        if missing(metadata.get(field))
+            && let Some(value) = kept(field)
         {
             metadata.insert(field.into(), value.clone());
         }
     }
+}
+
+/// Drops owner references that come twice; names the uids of those that went.
+pub fn deduplicate_owners(object: &mut Value) -> Option<String> {
+    let references = object.pointer_mut("/metadata/ownerReferences")?.as_array_mut()?;
+    let mut kept: Vec<Value> = Vec::with_capacity(references.len());
+    let mut dropped = Vec::new();
+    for reference in references.drain(..) {
+        if kept.contains(&reference) {
+            dropped.push(reference.get("uid").and_then(Value::as_str).unwrap_or("").to_owned());
+        } else {
+            kept.push(reference);
+        }
+    }
+    *references = kept;
+    (!dropped.is_empty()).then(|| {
+        format!(
+            ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            dropped.join(", ")
+        )
+    })
 }
 
 /// Counts the generation if anything but metadata and status differs.
@@ -198,16 +218,6 @@ pub fn validate(object: &Value, namespaced: bool, strategy: &dyn Strategy) -> Ve
 pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = validate_maps(new);
     errors.extend(validate_references(new));
-    for field in ["name", "namespace", "uid"] {
-        let (is, was) = (text(new, field), text(old, field));
-        if is != was {
-            errors.push(FieldError::invalid(
-                format!("metadata.{field}"),
-                is,
-                "field is immutable",
-            ));
-        }
-    }
     if is_deleting(old) {
         let before = finalizers(old);
         let added: Vec<&str> = finalizers(new).into_iter().filter(|f| !before.contains(f)).collect();
@@ -218,6 +228,25 @@ pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
                 format!("no new finalizers can be added if the object is being deleted, found new finalizers []string{{{list}}}"),
             ));
         }
+    }
+    for field in ["name", "namespace", "uid", "deletionTimestamp"] {
+        let (is, was) = (text(new, field), text(old, field));
+        if is != was {
+            errors.push(FieldError::invalid(
+                format!("metadata.{field}"),
+                is,
+                "field is immutable",
+            ));
+        }
+    }
+    let grace = |object: &Value| {
+        object
+            .pointer("/metadata/deletionGracePeriodSeconds")
+            .and_then(Value::as_i64)
+    };
+    if grace(new) != grace(old) {
+        let field = "metadata.deletionGracePeriodSeconds";
+        errors.push(FieldError::invalid(field, grace(new), "field is immutable"));
     }
     errors
 }

@@ -18,6 +18,8 @@ pub struct ListOptions {
     pub limit: usize,
     /// Token of an earlier page.
     pub continue_: String,
+    /// Only a watch may ask for it.
+    pub send_initial_events: Option<bool>,
 }
 
 /// A watch.
@@ -31,6 +33,8 @@ pub struct WatchOptions {
     pub resource_version: String,
     /// Empty or `NotOlderThan`, the latter only with `send_initial_events`.
     pub resource_version_match: String,
+    /// Only a list may go on with one.
+    pub continue_: String,
     /// Progress notifications are wanted.
     pub allow_bookmarks: bool,
     /// The state as ADDED events, closed by an annotated bookmark, whatever `resource_version` says.
@@ -127,46 +131,41 @@ impl DeleteOptions {
                 .map(str::to_owned)
         };
         let orphan = value.get("orphanDependents").and_then(Value::as_bool);
-        let policy = text("/propagationPolicy");
-        if orphan.is_some() && policy.is_some() {
-            errors.push(FieldError::invalid(
-                "propagationPolicy",
-                policy.clone().unwrap_or_default(),
-                "orphanDependents and deletionPropagation cannot be both set",
-            ));
+        let policy = value.get("propagationPolicy").and_then(Value::as_str);
+        if let (Some(_), Some(policy)) = (orphan, policy) {
+            let why = "orphanDependents and deletionPropagation cannot be both set";
+            errors.push(FieldError::invalid("propagationPolicy", policy, why));
         }
-        let propagation = match policy.as_deref() {
-            None => orphan.map(|orphan| {
-                if orphan {
-                    Propagation::Orphan
-                } else {
-                    Propagation::Background
-                }
+        let propagation = match policy {
+            None => orphan.map(|orphan| match orphan {
+                true => Propagation::Orphan,
+                false => Propagation::Background,
             }),
-            Some(text) => match Self::propagation(text) {
-                Some(propagation) => Some(propagation),
-                None => {
-                    errors.push(FieldError::not_supported(
-                        "propagationPolicy",
-                        text,
-                        &["Foreground", "Background", "Orphan", "nil"],
-                    ));
-                    None
-                }
-            },
+            Some(policy) => Self::propagation(policy),
         };
-        let dry_run = value.get("dryRun").and_then(Value::as_array);
-        if let Some(wrong) = dry_run.and_then(|all| all.iter().find(|v| v.as_str() != Some("All"))) {
-            errors.push(FieldError::not_supported("dryRun", wrong.clone(), &["All"]));
+        if let (Some(policy), None) = (policy, propagation) {
+            let known = ["Foreground", "Background", "Orphan", "nil"];
+            errors.push(FieldError::not_supported("propagationPolicy", policy, &known));
         }
-        let grace_period_seconds = value.get("gracePeriodSeconds").and_then(Value::as_i64);
+        let all: Vec<&str> = value
+            .get("dryRun")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        let dry_run = dry_run(&all).unwrap_or_else(|fault| {
+            errors.push(fault);
+            false
+        });
+        errors.extend(force_faults(value));
         if errors.is_empty() {
             Ok(Self {
-                grace_period_seconds,
+                grace_period_seconds: value.get("gracePeriodSeconds").and_then(Value::as_i64),
                 propagation,
                 uid: text("/preconditions/uid"),
                 resource_version: text("/preconditions/resourceVersion"),
-                dry_run: dry_run.is_some_and(|all| !all.is_empty()),
+                dry_run,
             })
         } else {
             Err(errors)
@@ -201,5 +200,139 @@ impl DeleteOptions {
             "Foreground" => Some(Propagation::Foreground),
             _ => None,
         }
+    }
+}
+
+/// Reads the values of `dryRun`.
+///
+/// # Errors
+/// Anything but `All`.
+pub fn dry_run(values: &[&str]) -> Result<bool, FieldError> {
+    if values.iter().all(|value| *value == "All") {
+        return Ok(!values.is_empty());
+    }
+    let found: Value = values.iter().copied().map(Value::from).collect();
+    Err(FieldError::not_supported("dryRun", found, &["All"]))
+}
+
+/// Whoever deletes an object that cannot be read may ask for nothing else.
+fn force_faults(value: &Value) -> Vec<FieldError> {
+    const FIELD: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
+    if value.get(FIELD).and_then(Value::as_bool) != Some(true) {
+        return Vec::new();
+    }
+    let others = [
+        "dryRun",
+        "propagationPolicy",
+        "orphanDependents",
+        "gracePeriodSeconds",
+        "preconditions",
+    ];
+    let is_set = |field: &&&str| {
+        value
+            .get(**field)
+            .is_some_and(|v| v.as_array().is_none_or(|list| !list.is_empty()))
+    };
+    let fault = |field: &&str| FieldError::invalid(FIELD, true, format!("cannot be set together with .{field}"));
+    others.iter().filter(is_set).map(fault).collect()
+}
+
+/// Upstream's limit on a field manager, bytes.
+const MANAGER_LIMIT: usize = 128;
+
+/// Faults of a field manager's name.
+pub fn manager_faults(manager: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if manager.len() > MANAGER_LIMIT {
+        errors.push(FieldError::too_long("fieldManager", MANAGER_LIMIT));
+    }
+    let strange = manager.char_indices().filter(|(_, c)| !is_printable(*c));
+    errors.extend(strange.map(|(at, c)| {
+        let why = format!("invalid character U+{:04X} (at position {at})", u32::from(c));
+        FieldError::invalid("fieldManager", manager, why)
+    }));
+    errors
+}
+
+/// The manager of a client that names none: the first word of what it calls itself.
+pub fn manager_of_agent(agent: &str) -> String {
+    let mut manager = String::new();
+    for c in agent
+        .split('/')
+        .next()
+        .unwrap_or("")
+        .chars()
+        .filter(|c| is_printable(*c))
+    {
+        if manager.len() + c.len_utf8() > MANAGER_LIMIT {
+            break;
+        }
+        manager.push(c);
+    }
+    if manager.is_empty() { "unknown".into() } else { manager }
+}
+
+/// As Go has it: of all blanks only the space.
+fn is_printable(c: char) -> bool {
+    c == ' '
+        || !(c.is_control()
+            || c.is_whitespace()
+            || matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn contradictions_of_a_deletion_are_named() {
+        for (options, faults) in [
+            (
+                json!({"orphanDependents": true, "propagationPolicy": "Orphan"}),
+                &[
+                    "propagationPolicy: Invalid value: \"Orphan\": orphanDependents and deletionPropagation cannot be both set",
+                ][..],
+            ),
+            (
+                json!({"propagationPolicy": "Later", "dryRun": ["Some"]}),
+                &[
+                    "propagationPolicy: Unsupported value: \"Later\": supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\"",
+                    "dryRun: Unsupported value: [\"Some\"]: supported values: \"All\"",
+                ],
+            ),
+            (
+                json!({"ignoreStoreReadErrorWithClusterBreakingPotential": true, "gracePeriodSeconds": 0, "dryRun": []}),
+                &[
+                    "ignoreStoreReadErrorWithClusterBreakingPotential: Invalid value: true: cannot be set together with .gracePeriodSeconds",
+                ],
+            ),
+            (
+                json!({"ignoreStoreReadErrorWithClusterBreakingPotential": true, "dryRun": []}),
+                &[],
+            ),
+            (json!({"dryRun": ["All"], "gracePeriodSeconds": 3}), &[]),
+        ] {
+            let found = DeleteOptions::from_value(&options).err().unwrap_or_default();
+            let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+            assert_eq!(found, faults, "{options}");
+        }
+    }
+
+    #[test]
+    fn managers_are_named_in_print() {
+        assert_eq!(manager_of_agent("kubectl/v1.32 (linux)"), "kubectl");
+        assert_eq!(manager_of_agent(""), "unknown");
+        assert_eq!(manager_of_agent(&"x".repeat(200)).len(), 128);
+        assert!(manager_faults("a b").is_empty());
+        assert_eq!(
+            manager_faults("a\nb")[0].to_string(),
+            "fieldManager: Invalid value: \"a\\nb\": invalid character U+000A (at position 1)"
+        );
+        assert_eq!(
+            manager_faults(&"x".repeat(129))[0].to_string(),
+            "fieldManager: Too long: may not be more than 128 bytes"
+        );
     }
 }

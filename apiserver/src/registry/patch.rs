@@ -26,6 +26,8 @@ pub enum PatchType {
 pub struct Patch {
     form: Form,
     text: Vec<u8>,
+    /// Fields that come twice, and fields of JSON patch operations that do not exist.
+    faults: Vec<String>,
 }
 
 enum Form {
@@ -40,15 +42,20 @@ impl Patch {
     /// # Errors
     /// 400 for a body that is not JSON.
     pub fn parse(kind: PatchType, body: &[u8]) -> Result<Self, Error> {
-        let value = || codec::parse_json(body).map_err(|error| Error::bad_request(error.to_string()));
+        let (value, mut faults) =
+            codec::parse_json_strict(body).map_err(|error| Error::bad_request(error.to_string()))?;
+        if kind == PatchType::Json {
+            faults = operation_faults(&value, &faults);
+        }
         let form = match kind {
             PatchType::Json => Form::Json,
-            PatchType::Merge => Form::Merge(value()?),
-            PatchType::Strategic => Form::Strategic(value()?),
+            PatchType::Merge => Form::Merge(value),
+            PatchType::Strategic => Form::Strategic(value),
         };
         Ok(Self {
             form,
             text: body.to_vec(),
+            faults,
         })
     }
 
@@ -79,26 +86,73 @@ impl Patch {
         validation: FieldValidation,
     ) -> Result<(Value, Vec<String>), Error> {
         let patched = self.apply(expected.message, object)?;
-        let blame = |error: Error| {
-            let fault = FieldError::invalid("patch", String::from_utf8_lossy(&self.text).into_owned(), error.message);
+        let blame = |why: String| {
+            let shown = match &self.form {
+                Form::Strategic(patch) => go_text(patch),
+                _ => patched.to_string(),
+            };
+            let fault = FieldError::invalid("patch", shown, why);
             Error::invalid(&GroupKind::new("", ""), "", vec![fault])
         };
-        let warnings = decode::unknown(expected, &patched, validation, Vec::new()).map_err(blame)?;
-        let normal = decode::normalize(expected, &patched).map_err(blame)?;
-        Ok((normal, warnings))
+        let normal = decode::normalized(expected, &patched).map_err(|error| blame(error.to_string()))?;
+        if validation == FieldValidation::Ignore {
+            return Ok((normal, Vec::new()));
+        }
+        let mut faults = self.faults.clone();
+        faults.extend(codec::unknown_fields(expected.message, &patched));
+        if validation == FieldValidation::Strict && !faults.is_empty() {
+            return Err(blame(decode::strict_error(&faults, false)));
+        }
+        Ok((normal, faults))
     }
+}
+
+/// A value as Go prints it (`map[spec:map[replicas:1]]`), which is how upstream shows a strategic merge patch.
+fn go_text(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".into(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => format!("[{}]", items.iter().map(go_text).collect::<Vec<_>>().join(" ")),
+        Value::Object(members) => {
+            let members: Vec<String> = members
+                .iter()
+                .map(|(key, value)| format!("{key}:{}", go_text(value)))
+                .collect();
+            format!("map[{}]", members.join(" "))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// What is strange about the operations of a JSON patch.
+fn operation_faults(patch: &Value, duplicates: &[String]) -> Vec<String> {
+    let operations = patch.as_array().into_iter().flatten().enumerate();
+    let strangers = operations.flat_map(|(index, operation)| {
+        let fields = operation.as_object().into_iter().flatten();
+        let strange = fields.filter(|(field, _)| !matches!(field.as_str(), "op" | "path" | "from" | "value"));
+        strange.map(move |(field, _)| format!("json patch unknown field \"[{index}].{field}\""))
+    });
+    duplicates
+        .iter()
+        .map(|fault| format!("json patch {fault}"))
+        .chain(strangers)
+        .collect()
 }
 
 fn refused(error: api::patch::Error) -> Error {
     match error {
         api::patch::Error::Malformed(why) => Error::bad_request(why),
         api::patch::Error::TooManyOperations(_) => Error::too_large(error),
-        api::patch::Error::Inapplicable(why) => Error {
-            code: 422,
-            reason: "Invalid".into(),
-            message: why,
-            details: None,
-        },
+        // What did not fit, upstream does not tell.
+        api::patch::Error::Inapplicable(why) => {
+            tracing::debug!(%why, "patch does not apply");
+            Error {
+                code: 422,
+                reason: "Invalid".into(),
+                message: "the server rejected our request due to an error in our request".into(),
+                details: Some(Box::default()),
+            }
+        }
     }
 }
 

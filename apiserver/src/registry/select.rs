@@ -37,8 +37,7 @@ impl Filter {
     /// # Errors
     /// 400 for bad syntax and for fields that the kind does not offer.
     pub fn parse(kind: &Arc<Kind>, label_selector: &str, field_selector: &str) -> Result<Self, Error> {
-        let labels = labels::Selector::parse(label_selector)
-            .map_err(|error| Error::bad_request(format!("unable to parse requirement: {error}")))?;
+        let labels = labels::Selector::parse(label_selector).map_err(|error| Error::bad_request(error.to_string()))?;
         let parsed = fields::Selector::parse(field_selector).map_err(|error| Error::bad_request(error.to_string()))?;
         let mut filter = Self {
             labels,
@@ -63,11 +62,13 @@ impl Filter {
     fn source(&self, field: &str) -> Result<Source, Error> {
         let path = match field {
             "metadata.name" => return Ok(Source::Name),
-            "metadata.namespace" if self.kind.info.namespaced => return Ok(Source::Namespace),
+            "metadata.namespace" if self.kind.info.namespaced || has_plain_fields(&self.kind.info) => {
+                return Ok(Source::Namespace);
+            }
             _ => stored_field(&self.kind.info, field),
         };
         if !self.kind.strategy.selectable_fields().contains(&path) {
-            return Err(Error::bad_request(format!("field label not supported: {field}")));
+            return Err(Error::bad_request(unknown_field(&self.kind.info, field)));
         }
         Ok(Path::resolve(self.kind.message(), path).map_or_else(|| Source::Strategy(path.to_owned()), Source::Path))
     }
@@ -109,6 +110,27 @@ impl Filter {
             .ok()
             .and_then(|value| self.kind.strategy.field(&value, field))
             .unwrap_or_default()
+    }
+}
+
+/// Whether the kind offers name and namespace and nothing else: then also where it has no namespaces.
+fn has_plain_fields(info: &ResourceInfo) -> bool {
+    unknown_field(info, "").contains("known")
+}
+
+/// Upstream's words for a field that the kind does not offer, which differ with who converts its selectors.
+fn unknown_field(info: &ResourceInfo, field: &str) -> String {
+    match (&*info.group, &*info.resource) {
+        ("", "pods" | "nodes" | "namespaces" | "secrets" | "services" | "replicationcontrollers" | "events")
+        | ("events.k8s.io", _)
+        | ("certificates.k8s.io", "certificatesigningrequests") => format!("field label not supported: {field}"),
+        ("batch", "jobs") => format!("field label {field:?} not supported for batchv1.Job"),
+        ("resource.k8s.io", "resourceslices") => {
+            let version = &info.version;
+            format!("field label not supported for resource.k8s.io/{version}, Kind=ResourceSlice: {field}")
+        }
+        _ if info.is_custom() => format!("field label not supported: {field}"),
+        _ => format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""),
     }
 }
 

@@ -127,9 +127,9 @@ pub trait Strategy: Send + Sync + 'static {
         false
     }
 
-    /// A PUT or apply of a name that does not exist creates it.
+    /// A PUT of a name that does not exist creates it; an apply always does.
     fn create_on_update(&self) -> bool {
-        true
+        false
     }
 
     /// A PUT without a resourceVersion overwrites whatever is there.

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::access::{Operation, Options, Reservation};
-use super::create::{ATTEMPTS, Written, check_namespace, committed, imagined};
+use super::create::{ATTEMPTS, Written, committed, imagined};
 use super::options::WriteOptions;
 use super::strategy::{Extra, WriteContext};
 use super::{Access, Registry, apply, convert, meta, store_error};
@@ -46,18 +46,42 @@ impl Registry {
         };
         let outcome = self.change(access, &|_| Ok(object.clone()), rules, options).await;
         match outcome {
-            Err(error) if error.is_not_found() && creates && meta::text(&object, "uid").is_empty() => {
+            Err(error) if error.is_not_found() && creates && self.is_missing(access).await? => {
+                let uid = meta::text(&object, "uid");
+                if !uid.is_empty() {
+                    return Err(wrong_uid(access, uid, ""));
+                }
                 if !meta::text(&object, "resourceVersion").is_empty() {
                     return Err(error);
                 }
-                let mut creation = access.attributes.clone();
-                creation.verb = "create".into();
-                let creator = self.authorize(access.user.clone(), creation).await?;
-                self.create(&creator, convert::from_storage(kind, object.clone()), options)
-                    .await
+                self.create_instead(access, object, options).await
             }
             outcome => outcome,
         }
+    }
+
+    /// Whether the object that the request names is not there: a 404 may speak of another one.
+    pub(super) async fn is_missing(&self, access: &Access) -> Result<bool, Error> {
+        let current = self
+            .store
+            .get(&access.key(), ReadAt::Latest)
+            .await
+            .map_err(store_error)?;
+        Ok(current.is_none())
+    }
+
+    /// Creates what a PUT or apply did not find, if the user may create. `object` is in the storage version.
+    pub(super) async fn create_instead(
+        &self,
+        access: &Access,
+        object: Value,
+        options: &WriteOptions,
+    ) -> Result<Written, Error> {
+        let mut creation = access.attributes.clone();
+        creation.verb = "create".into();
+        let creator = self.authorize(access.user.clone(), creation).await?;
+        let object = convert::from_storage(&access.kind, object);
+        self.create(&creator, object, options).await
     }
 
     /// Reads, changes, checks and writes, until nobody was faster.
@@ -133,6 +157,7 @@ impl Registry {
         };
         let request = access.admission(Operation::Update, Some(&old), Options::Write(options));
         meta::carry_over(&mut new, &old);
+        let duplicates = meta::deduplicate_owners(&mut new);
         if !rules.trusted {
             kind.strategy.default(&mut new);
             kind.strategy.prepare_update(&cx, &mut new, &old);
@@ -152,10 +177,10 @@ impl Registry {
         if kind.strategy.generation() {
             meta::count_generation(&mut new, &old);
         }
-        let mut warnings = Vec::new();
+        let mut warnings: Vec<String> = duplicates.into_iter().collect();
         if !rules.trusted {
             self.admission.validate(&request, &new).await?;
-            warnings = kind.strategy.warnings(&new, Some(&old));
+            warnings.extend(kind.strategy.warnings(&new, Some(&old)));
             warnings.extend(request.take_warnings());
         }
         if meta::is_deleting(&new) && self.may_go(access, &new) {
@@ -255,28 +280,53 @@ pub(super) fn stale(access: &Access) -> Error {
 }
 
 /// The body names the same object as the request.
-fn check_identity(access: &Access, object: &Value) -> Result<(), Error> {
+///
+/// # Errors
+/// 400 with upstream's text.
+pub(super) fn check_identity(access: &Access, object: &Value) -> Result<(), Error> {
     let (wanted, name) = (&access.attributes.name, meta::text(object, "name"));
     if name.is_empty() {
-        return Err(Error::bad_request("name must be provided"));
+        return Err(Error::bad_request(format!(
+            "the name of the object ({wanted} based on URL) was undeterminable: name must be provided"
+        )));
     }
     if name != wanted {
         return Err(Error::bad_request(format!(
             "the name of the object ({name}) does not match the name on the URL ({wanted})"
         )));
     }
-    check_namespace(access.namespace(), meta::text(object, "namespace"))
+    let (wanted, namespace) = (access.namespace(), meta::text(object, "namespace"));
+    if !wanted.is_empty() && !namespace.is_empty() && namespace != wanted {
+        return Err(Error::bad_request(format!(
+            "the namespace of the object ({namespace}) does not match the namespace on the request ({wanted})"
+        )));
+    }
+    Ok(())
+}
+
+/// 409 for an object that is not the one that the writer means.
+pub(super) fn wrong_uid(access: &Access, uid: &str, is: &str) -> Error {
+    let why = format!(
+        "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {is}",
+        registry_path(access)
+    );
+    Error::conflict(&access.kind.group_resource(), &access.attributes.name, why)
+}
+
+/// The object's key as upstream's messages show it.
+fn registry_path(access: &Access) -> String {
+    let (resource, namespace, name) = (&access.kind.info.resource, access.namespace(), &access.attributes.name);
+    match namespace {
+        "" => format!("/registry/{resource}/{name}"),
+        namespace => format!("/registry/{resource}/{namespace}/{name}"),
+    }
 }
 
 fn check_preconditions(access: &Access, new: &Value, old: &Value, rules: &Rules) -> Result<(), Error> {
-    let (name, resource) = (&access.attributes.name, access.kind.group_resource());
+    let name = &access.attributes.name;
     let (uid, is) = (meta::text(new, "uid"), meta::text(old, "uid"));
     if !uid.is_empty() && uid != is {
-        let why = format!(
-            "StorageError: invalid object, Code: 4, Key: /registry/{}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {is}",
-            access.key()
-        );
-        return Err(Error::conflict(&resource, name, why));
+        return Err(wrong_uid(access, uid, is));
     }
     match meta::text(new, "resourceVersion") {
         "" if rules.unconditional => Ok(()),

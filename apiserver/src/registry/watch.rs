@@ -6,11 +6,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use api::{Error, FieldError, GroupKind};
+use api::{Error, FieldError};
 use bytes::Bytes;
 
 use super::options::{ListOptions, WatchOptions};
-use super::read::parse_revision;
+use super::read::{bad_options, parse_revision};
 use super::select::Filter;
 use super::{Access, Kind, Registry, store_error};
 use crate::store::{Change, Entry, Revision, StoreError, WatchEvent, Watcher};
@@ -103,6 +103,8 @@ pub struct Watch {
     watcher: Watcher,
     filter: Filter,
     bookmarks: bool,
+    /// The revision it began after.
+    from: Revision,
 }
 
 impl Watch {
@@ -117,7 +119,7 @@ impl Watch {
         loop {
             let batch = match self.watcher.next().await? {
                 Ok(batch) => batch,
-                Err(error) => return Some(Err(watch_error(error))),
+                Err(error) => return Some(Err(watch_error(error, self.from))),
             };
             let events: Vec<Event> = batch.into_iter().filter_map(|event| self.view(event)).collect();
             if !events.is_empty() {
@@ -214,44 +216,52 @@ impl Registry {
         let watcher = self
             .store
             .watch(&filter.prefix(access), revision)
-            .map_err(watch_error)?;
+            .map_err(|error| watch_error(error, revision))?;
         Ok(Watch {
             kind: access.kind.clone(),
             initial: events,
             watcher,
             filter,
             bookmarks: options.allow_bookmarks,
+            from: revision,
         })
     }
 }
 
-fn watch_error(error: StoreError) -> Error {
+fn watch_error(error: StoreError, from: Revision) -> Error {
     match error {
-        StoreError::Compacted { oldest } => {
-            Error::expired(format!("too old resource version: the oldest one kept is {oldest}"))
-        }
+        StoreError::Compacted { oldest } => Error::expired(format!(
+            "too old resource version: {from} ({})",
+            oldest.saturating_sub(1)
+        )),
         other => store_error(other),
     }
 }
 
+/// Combinations of options that mean nothing.
 fn check(options: &WatchOptions) -> Result<(), Error> {
     const FIELD: &str = "resourceVersionMatch";
     let matched = options.resource_version_match.as_str();
-    let fault = match (options.send_initial_events, matched) {
-        (None, "") => return Ok(()),
-        (None, _) => FieldError::forbidden(
-            FIELD,
-            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-        ),
-        (Some(_), "NotOlderThan") => return Ok(()),
-        (Some(_), _) => FieldError::forbidden(
-            FIELD,
-            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-        ),
+    let mut faults = Vec::new();
+    let mut forbid = |is: bool, why: &str| {
+        if is {
+            faults.push(FieldError::forbidden(FIELD, why));
+        }
     };
-    Err(Error::invalid(
-        &GroupKind::new("meta.k8s.io", "ListOptions"),
-        "",
-        vec![fault],
-    ))
+    forbid(
+        options.send_initial_events.is_some() && matched != "NotOlderThan",
+        "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+    );
+    forbid(
+        options.send_initial_events.is_none() && !matched.is_empty(),
+        "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+    );
+    if !matches!(matched, "" | "NotOlderThan") {
+        faults.push(FieldError::not_supported(FIELD, matched, &["NotOlderThan"]));
+    }
+    if !matched.is_empty() && !options.continue_.is_empty() {
+        let why = "resourceVersionMatch is forbidden when continue is provided";
+        faults.push(FieldError::forbidden(FIELD, why));
+    }
+    bad_options(faults)
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use ::http::response::Parts;
 use ::http::{HeaderMap, Method, Request, StatusCode};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -34,6 +35,31 @@ pub async fn send(
     headers: &[(&str, &str)],
     body: Value,
 ) -> Answer {
+    let mut headers = headers.to_vec();
+    let body = match body {
+        Value::Null => Bytes::new(),
+        body => {
+            headers.push(("content-type", "application/json"));
+            body.to_string().into()
+        }
+    };
+    let (parts, bytes) = send_bytes(server, identity, method, path, &headers, body).await;
+    Answer {
+        code: parts.status,
+        headers: parts.headers,
+        body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+    }
+}
+
+/// The same with any body, sent and read as it is.
+pub async fn send_bytes(
+    server: &Server,
+    identity: Option<&Path>,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Bytes,
+) -> (Parts, Bytes) {
     let roots = Roots::Bundle(std::fs::read(server.dir.path().join("ca.crt")).unwrap());
     let identity =
         identity.map(|path| Identity::from_files(&path.with_extension("crt"), &path.with_extension("key")).unwrap());
@@ -51,24 +77,12 @@ pub async fn send(
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let body = match body {
-        Value::Null => Bytes::new(),
-        body => {
-            request = request.header("content-type", "application/json");
-            body.to_string().into()
-        }
-    };
     let response = sender
         .send_request(request.body(Full::new(body)).unwrap())
         .await
         .unwrap();
     let (parts, body) = response.into_parts();
-    let bytes = body.collect().await.unwrap().to_bytes();
-    Answer {
-        code: parts.status,
-        headers: parts.headers,
-        body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
-    }
+    (parts, body.collect().await.unwrap().to_bytes())
 }
 
 /// A GET with a bearer token.

@@ -1,5 +1,8 @@
 //! What clients see, subject by subject.
 
+mod apply;
 mod audit;
 mod authn;
 mod http;
+mod reads;
+mod writes;

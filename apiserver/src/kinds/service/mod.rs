@@ -31,6 +31,10 @@ pub struct Service;
 
 #[async_trait]
 impl Strategy for Service {
+    fn create_on_update(&self) -> bool {
+        true
+    }
+
     fn default(&self, service: &mut Value) {
         if let Some(spec) = ensure(service, "spec") {
             fill(spec);

@@ -154,6 +154,13 @@ pub fn apply(
     Ok(merged)
 }
 
+/// Faults of a configuration that keep it from being applied, each with its path.
+pub fn undeclared(message: &'static Message, config: &Value) -> Vec<String> {
+    let mut faults = Vec::new();
+    tree::undeclared(Node::Struct(message), config, "", &mut faults);
+    faults
+}
+
 fn check_config(config: &Value, writer: Writer<'_>) -> Result<(), Error> {
     let malformed = |text: String| Err(Error::Malformed(text));
     if !config.is_object() {

@@ -210,6 +210,11 @@ fn canonical(step: &str) -> Option<String> {
     }
 }
 
+/// A step as messages show it: `.spec`, `[name="web"]`.
+pub(super) fn shown(step: &str) -> String {
+    Step(step).to_string()
+}
+
 struct Step<'a>(&'a str);
 
 impl fmt::Display for Step<'_> {

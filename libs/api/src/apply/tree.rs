@@ -3,6 +3,7 @@
 
 use super::Error;
 use super::set::{self, Set};
+use crate::codec;
 use crate::schema::{Field, FieldType, ListType, Message};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -125,6 +126,37 @@ fn add_fields(node: Node, value: &Value, path: &mut Vec<String>, found: &mut Set
         _ => {}
     }
     Ok(())
+}
+
+/// Where a configuration is not what the schema says: fields that it does not know, items of lists that come twice.
+pub(super) fn undeclared(node: Node, value: &Value, path: &str, faults: &mut Vec<String>) {
+    match (node, value) {
+        (Node::Struct(_) | Node::Map(_), Value::Object(children)) => {
+            for (key, child) in children {
+                let path = format!("{path}.{key}");
+                if matches!(node, Node::Struct(message) if !codec::is_known(message, key)) {
+                    faults.push(format!("{path}: field not declared in schema"));
+                } else {
+                    undeclared(node.child(key), child, &path, faults);
+                }
+            }
+        }
+        (Node::Set | Node::Keyed(..), Value::Array(list)) => {
+            let items = match items(node, list) {
+                Ok(items) => items,
+                Err(error) => return faults.push(format!("{path}: {error}")),
+            };
+            let mut seen = BTreeSet::new();
+            for (step, node, item) in items {
+                let step_path = set::shown(&step);
+                if !seen.insert(step) {
+                    faults.push(format!("{path}: duplicate entries for key {step_path}"));
+                }
+                undeclared(node, item, &format!("{path}{step_path}"), faults);
+            }
+        }
+        _ => {}
+    }
 }
 
 /// What differs between two objects.

@@ -23,6 +23,7 @@ pub use error::Error;
 pub use json::{parse_json, parse_json_checked, parse_json_strict};
 pub use proto_read::{proto_to_json, proto_to_value};
 pub use proto_write::value_to_proto;
+pub(crate) use unknown::is_known;
 pub use unknown::{prune_unknown, unknown_fields};
 pub use yaml::{parse_yaml, to_yaml, yaml_duplicate};
 

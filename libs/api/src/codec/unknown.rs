@@ -36,7 +36,7 @@ pub fn prune_unknown(message: &'static Message, value: &mut Value) {
 }
 
 /// Every root object has `apiVersion` and `kind`; Go embeds them also where an object stands within another.
-pub(super) fn is_known(message: &Message, key: &str) -> bool {
+pub(crate) fn is_known(message: &Message, key: &str) -> bool {
     let is_object = || message.field("metadata").is_some() || message.short_name().ends_with("Options");
     message.field(key).is_some() || ((key == "apiVersion" || key == "kind") && is_object())
 }
