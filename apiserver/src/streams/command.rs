@@ -90,20 +90,19 @@ pub async fn handle(
 /// The streams that a request asks for, with upstream's rules for them.
 fn options(query: &Query, exec: bool) -> Result<Options, Error> {
     let flag = |name: &str| query.flag(name) == Some(true);
+    let tty = flag("tty");
     let options = Options {
         stdin: flag("stdin"),
         stdout: flag("stdout"),
-        stderr: flag("stderr"),
-        tty: flag("tty"),
+        // A terminal has but one way out. Clients ask for both, and upstream's kubelet lets them.
+        stderr: flag("stderr") && !tty,
+        tty,
     };
     if !(options.stdin || options.stdout || options.stderr) {
         let what = if exec { "exec" } else { "attach" };
         return Err(Error::bad_request(format!(
             "you must specify at least 1 of stdin, stdout, stderr for {what}"
         )));
-    }
-    if options.tty && options.stderr {
-        return Err(Error::bad_request("tty and stderr cannot both be true"));
     }
     Ok(options)
 }
@@ -173,9 +172,6 @@ mod tests {
             of("tty=true"),
             Err("you must specify at least 1 of stdin, stdout, stderr for exec".to_owned())
         );
-        assert_eq!(
-            of("stderr=true&tty=true"),
-            Err("tty and stderr cannot both be true".to_owned())
-        );
+        assert_eq!(of("stdout=1&stderr=true&tty=true"), of("stdout=1&tty=true"));
     }
 }

@@ -1,7 +1,7 @@
 //! The cluster's certificates: one authority, one certificate for each component on each node, the service-account key pair.
 //!
-//! Everything lies in one folder: `ca.{crt,key}`, `sa.{key,pub}`, `admin.{crt,key,kubeconfig}` and one folder a node, which holds all that
-//! this machine needs: `<component>.{crt,key,kubeconfig}`, a copy of `ca.crt`, and on control planes of `sa.{key,pub}`.
+//! Everything lies in one folder: `ca.{crt,key}`, `sa.{key,pub}`, `admin.{crt,key,kubeconfig}`, `prometheus.{crt,key}`, and one folder a node,
+//! which holds all that this machine needs: `<component>.{crt,key,kubeconfig}`, a copy of `ca.crt`, and on control planes of `sa.{key,pub}`.
 //! Keys are ECDSA P-256 and readable by their owner only. [`ensure`] may be called at any time: it keeps what is still good and
 //! issues what is missing, about to expire, signed by another authority or made for other names. It never replaces an
 //! authority or a service-account key, because that would cut off every component and token at once.

@@ -47,15 +47,13 @@ pub const NODE_CLIENTS: [&str; 2] = ["kubelet", "kube-proxy"];
 const PORT: u16 = 6443;
 
 impl Cluster {
-    /// Every certificate that this cluster needs: the administrator's, and one for each component on each node.
+    /// Every certificate that this cluster needs: the administrator's, Prometheus', and one for each component on
+    /// each node.
     pub fn certificates(&self) -> Vec<Spec> {
-        let mut specs = vec![Spec {
-            file: "admin".into(),
-            common_name: "kubernetes-admin".into(),
-            organization: Some("system:masters".into()),
-            dns_names: Vec::new(),
-            addresses: Vec::new(),
-        }];
+        let mut specs = vec![
+            person("admin", "kubernetes-admin", "system:masters"),
+            person("prometheus", "prometheus", "system:monitoring"),
+        ];
         for node in &self.nodes {
             if node.control_plane {
                 specs.push(self.apiserver(node));
@@ -101,6 +99,17 @@ impl Cluster {
         spec.dns_names.push(format!("kubernetes.default.svc.{}", self.domain));
         spec.addresses.push(self.kubernetes_address);
         spec
+    }
+}
+
+/// The certificate of somebody who is only ever a client.
+fn person(file: &str, user: &str, group: &str) -> Spec {
+    Spec {
+        file: file.to_owned(),
+        common_name: user.to_owned(),
+        organization: Some(group.to_owned()),
+        dns_names: Vec::new(),
+        addresses: Vec::new(),
     }
 }
 

@@ -38,6 +38,7 @@ fn plans_one_certificate_for_each_component_on_each_node() {
         identities,
         [
             ("admin", "kubernetes-admin", Some("system:masters")),
+            ("prometheus", "prometheus", Some("system:monitoring")),
             ("one/kube-apiserver", "kube-apiserver", Some("keelson:apiservers")),
             ("one/kube-scheduler", "system:kube-scheduler", None),
             ("one/kube-controller-manager", "system:kube-controller-manager", None),
@@ -47,7 +48,7 @@ fn plans_one_certificate_for_each_component_on_each_node() {
             ("two/kube-proxy", "system:kube-proxy", Some("system:node-proxier")),
         ]
     );
-    let apiserver = &specs[1];
+    let apiserver = &specs[2];
     for name in [
         "localhost",
         "kubernetes",
@@ -88,7 +89,7 @@ fn issues_again_what_expires_or_changed() {
     );
 
     let later = now() + Duration::days(340);
-    specs[1].addresses.push([192, 0, 2, 1].into());
+    specs[2].addresses.push([192, 0, 2, 1].into());
     std::fs::remove_file(dir.path().join("two/kubelet.key")).expect("remove");
     std::fs::copy(
         dir.path().join("one/kubelet.key"),

@@ -54,23 +54,21 @@ pub async fn server<S: AsyncRead + AsyncWrite + Unpin>(connection: S) -> WebSock
     WebSocketStream::from_raw_socket(connection, Role::Server, Some(config)).await
 }
 
-/// Reads a message; `None` for one that carries nothing.
+/// Reads a message; `None` for one that carries nothing. The coding says what is in it, not whether it came as text: some clients send text with a
+/// binary coding.
 pub(crate) fn decode(coding: Coding, message: Message) -> Option<Incoming> {
-    match message {
-        Message::Binary(mut data) => {
-            let channel = *data.first()?;
-            let _ = data.split_to(1);
-            match (coding, channel) {
-                (Coding::BinaryWithClose, CLOSE) => data.first().map(|closed| Incoming::Closed(*closed)),
-                _ => Some(Incoming::Data(channel, data)),
-            }
-        }
-        Message::Text(text) => {
-            let digit = text.chars().next()?.to_digit(10)?;
-            let data = STANDARD.decode(text.get(1..)?).ok()?;
-            Some(Incoming::Data(digit as u8, data.into()))
-        }
-        _ => None,
+    let mut data = match message {
+        Message::Binary(data) => data,
+        Message::Text(text) => text.into(),
+        _ => return None,
+    };
+    let first = *data.first()?;
+    let _ = data.split_to(1);
+    match (coding, first) {
+        (Coding::Base64, b'0'..=b'9') => Some(Incoming::Data(first - b'0', STANDARD.decode(&data).ok()?.into())),
+        (Coding::Base64, _) => None,
+        (Coding::BinaryWithClose, CLOSE) => data.first().map(|closed| Incoming::Closed(*closed)),
+        (_, channel) => Some(Incoming::Data(channel, data)),
     }
 }
 
@@ -142,5 +140,9 @@ mod tests {
         );
         assert_eq!(decode(Coding::Binary, Message::binary(Vec::new())), None);
         assert_eq!(decode(Coding::Base64, Message::text("x")), None);
+        assert_eq!(
+            decode(Coding::BinaryWithClose, Message::text("\0typed")),
+            Some(Incoming::Data(0, Bytes::from_static(b"typed")))
+        );
     }
 }
