@@ -34,7 +34,8 @@ use daemon::http::Limits;
 use daemon::tls::{ClientAuth, ClientTls, ServerTls};
 use tonic::service::Routes;
 
-use admission::Chain;
+use admission::webhook::Webhooks;
+use admission::{Chain, Context as AdmissionContext};
 use answers::Answers;
 use authn::Authenticators;
 use authn::jwt::{PublicKey, Signer};
@@ -69,14 +70,19 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
     let metrics = Metrics::new(daemon::metrics::registry())?;
     let (store, raft) = open(&config, connect.clone(), &metrics).await?;
 
-    let outgoing = Outgoing::new(store.clone());
     let tokens = Arc::new(tokens(&config, store.clone())?);
     let static_tokens = static_tokens(&config)?;
     let authorizers = Authorizers::default();
+    let outgoing = Outgoing::new(store.clone());
+    let admission = AdmissionContext {
+        store: store.clone(),
+        authorizers: authorizers.clone(),
+        webhooks: Webhooks::new(outgoing.clone(), &metrics.registry)?,
+    };
     let registry = Arc::new(Registry::new(
         store.clone(),
         Arc::new(authorizers.clone()),
-        Arc::new(Chain::new(store.clone(), authorizers.clone(), &config.admission)?),
+        Arc::new(Chain::new(admission, &config.admission)?),
         Arc::new(Answers {
             tokens: tokens.clone(),
             authorizers: authorizers.clone(),

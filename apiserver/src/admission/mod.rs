@@ -16,6 +16,7 @@ mod rbac_escalation;
 mod service_account;
 mod storage_class;
 mod taint_nodes;
+pub mod webhook;
 
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ use crate::authz::Authorizers;
 use crate::registry::access::{Admission, AdmissionRequest, Operation, Reservation};
 use crate::store::{Entry, ListQuery, ReadAt, Store};
 use config::AdmissionConfig;
+use webhook::Webhooks;
 
 /// One plugin.
 #[async_trait]
@@ -64,6 +66,8 @@ pub struct Context {
     pub store: Arc<dyn Store>,
     /// Who may do what.
     pub authorizers: Authorizers,
+    /// Those that call out.
+    pub webhooks: Webhooks,
 }
 
 impl Context {
@@ -170,14 +174,11 @@ impl Chain {
     ///
     /// # Errors
     /// One line naming the plugin whose configuration cannot be used.
-    pub fn new(store: Arc<dyn Store>, authorizers: Authorizers, config: &AdmissionConfig) -> Result<Self, ConfigError> {
+    pub fn new(context: Context, config: &AdmissionConfig) -> Result<Self, ConfigError> {
         let mut plugins = plugins::enabled(config)?;
         // Not a plugin upstream, but part of its storage of roles: it cannot be switched off.
         plugins.push(Box::new(rbac_escalation::RbacEscalation));
-        Ok(Self {
-            context: Context { store, authorizers },
-            plugins,
-        })
+        Ok(Self { context, plugins })
     }
 
     async fn mutate_once(&self, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), Error> {

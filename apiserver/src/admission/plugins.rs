@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::config::AdmissionConfig;
 use super::{
     Plugin, certificates, default_tolerations, limit_ranger, namespace_lifecycle, node_restriction, priority,
-    service_account, storage_class, taint_nodes,
+    service_account, storage_class, taint_nodes, webhook,
 };
 
 /// One line of the table.
@@ -58,6 +58,12 @@ pub(super) static ALL: &[Entry] = &[
     }),
     on("DefaultIngressClass", |_| {
         Ok(Box::new(storage_class::DefaultIngressClass))
+    }),
+    on("MutatingAdmissionWebhook", |_| {
+        Ok(Box::new(webhook::MutatingAdmissionWebhook))
+    }),
+    on("ValidatingAdmissionWebhook", |_| {
+        Ok(Box::new(webhook::ValidatingAdmissionWebhook))
     }),
 ];
 

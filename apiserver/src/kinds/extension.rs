@@ -66,57 +66,6 @@ pub static API_SERVICE: Rules = Rules {
     ..Rules::NONE
 };
 
-/// Rules of the two kinds of webhook configurations.
-pub static WEBHOOKS: Rules = Rules {
-    generation: true,
-    default: |object| {
-        for hook in each(object, "webhooks") {
-            default(hook, "failurePolicy", "Fail");
-            default(hook, "matchPolicy", "Equivalent");
-            default(hook, "namespaceSelector", json!({}));
-            default(hook, "objectSelector", json!({}));
-            default(hook, "timeoutSeconds", 10);
-            for rule in each(hook, "rules") {
-                default(rule, "scope", "*");
-            }
-            if let Some(service) = hook.pointer_mut("/clientConfig/service") {
-                default(service, "port", 443);
-            }
-        }
-    },
-    validate: |root, errors| {
-        let hooks = root.get("webhooks");
-        hooks.unique(errors, "name");
-        for hook in hooks.items() {
-            hook.get("failurePolicy").one_of(errors, &["Fail", "Ignore"]);
-            let effects = hook.get("sideEffects");
-            if effects.exists() {
-                effects.one_of(errors, &["None", "NoneOnDryRun"])
-            } else {
-                effects.required(errors, "must specify one of None, NoneOnDryRun")
-            }
-            let versions = hook.get("admissionReviewVersions");
-            if versions.is_empty() {
-                versions.required(errors, "must specify one of v1, v1beta1");
-            }
-            let seconds = hook.get("timeoutSeconds");
-            if seconds.int().is_some_and(|n| !(1..=30).contains(&n)) {
-                seconds.invalid(errors, "the timeout value must be between 1 and 30 seconds");
-            }
-        }
-    },
-    columns: &[Column::NAME, Column::integer("Webhooks"), Column::AGE],
-    row: |object, now| {
-        vec![
-            table::name(object),
-            json!(list(object, "/webhooks").len()),
-            table::age(object, now),
-        ]
-    },
-    unconditional_update: false,
-    ..Rules::NONE
-};
-
 /// Rules of `validatingadmissionpolicies` and, with their own count, `mutatingadmissionpolicies`.
 pub static VALIDATING_POLICY: Rules = Rules {
     generation: true,

@@ -28,6 +28,7 @@ pub mod stateful_set;
 pub mod storage;
 pub mod volume;
 pub mod volume_source;
+pub mod webhooks;
 pub mod workload;
 
 use crate::registry::strategy::Strategy;
@@ -55,14 +56,14 @@ pub static STRATEGIES: &[(&str, &str, &dyn Strategy)] = &[
     ("", "services", &service::Service),
     (ADMISSION, "mutatingadmissionpolicies", &extension::MUTATING_POLICY),
     (ADMISSION, "mutatingadmissionpolicybindings", &extension::POLICY_BINDING),
-    (ADMISSION, "mutatingwebhookconfigurations", &extension::WEBHOOKS),
+    (ADMISSION, "mutatingwebhookconfigurations", &webhooks::MUTATING),
     (ADMISSION, "validatingadmissionpolicies", &extension::VALIDATING_POLICY),
     (
         ADMISSION,
         "validatingadmissionpolicybindings",
         &extension::POLICY_BINDING,
     ),
-    (ADMISSION, "validatingwebhookconfigurations", &extension::WEBHOOKS),
+    (ADMISSION, "validatingwebhookconfigurations", &webhooks::VALIDATING),
     (
         "apiextensions.k8s.io",
         "customresourcedefinitions",

@@ -123,10 +123,14 @@ impl ServerCertVerifier for Checked {
         if self.known.iter().any(|known| known == leaf) {
             return self.itself(leaf, name, now);
         }
-        match &self.chain {
-            Some(chain) => chain.verify_server_cert(leaf, intermediates, name, ocsp, now),
-            None => Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)),
-        }
+        let unknown = Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        let Some(chain) = &self.chain else { return Err(unknown) };
+        let outcome = chain.verify_server_cert(leaf, intermediates, name, ocsp, now);
+        outcome.map_err(|error| match error {
+            // webpki's refusal of an authority as a server: one that the bundle does not name.
+            Error::InvalidCertificate(CertificateError::Other(_)) => unknown,
+            error => error,
+        })
     }
 
     fn verify_tls12_signature(

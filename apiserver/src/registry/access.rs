@@ -13,6 +13,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use api::resources::ResourceInfo;
 
+use super::Kind;
 use super::options::{DeleteOptions, WriteOptions};
 use super::strategy::Extra;
 
@@ -209,6 +210,8 @@ pub struct AdmissionRequest<'a> {
     pub options: Options<'a>,
     /// For the audit log.
     pub audit: AuditAnnotations,
+    /// The resource as it was asked for.
+    pub kind: Option<Arc<Kind>>,
     warnings: Mutex<Vec<String>>,
     reinvocation: Mutex<Reinvocation>,
 }
@@ -239,6 +242,7 @@ impl<'a> AdmissionRequest<'a> {
             old,
             options,
             audit: AuditAnnotations::default(),
+            kind: None,
             warnings: Mutex::default(),
             reinvocation: Mutex::default(),
         }

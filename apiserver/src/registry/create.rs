@@ -101,6 +101,8 @@ impl Registry {
         let duplicates = meta::deduplicate_owners(&mut object);
         kind.strategy.default(&mut object);
         self.admission.mutate(&request, &mut object).await?;
+        let renamed = renamed(access, &object)?;
+        let access = renamed.as_ref().unwrap_or(access);
         kind.strategy.prepare_create(&cx, &mut object);
         let mut faults = meta::validate(&object, kind.info.namespaced, &*kind.strategy);
         faults.extend(kind.strategy.validate(&cx, &object));
@@ -193,6 +195,18 @@ pub(super) fn committed(entries: Vec<Option<Arc<Entry>>>) -> Result<Arc<Entry>, 
         .next()
         .flatten()
         .ok_or_else(|| Error::internal("store: committed without an entry"))
+}
+
+/// The access to an object that admission has given another name; its namespace is not admission's to choose.
+fn renamed(access: &Access, object: &Value) -> Result<Option<Access>, Error> {
+    check_namespace(access.namespace(), meta::text(object, "namespace"))?;
+    let name = meta::text(object, "name");
+    if name == access.attributes.name {
+        return Ok(None);
+    }
+    let mut renamed = access.clone();
+    renamed.attributes.name = name.to_owned();
+    Ok(Some(renamed))
 }
 
 /// Brings the namespace and name of request and object together.

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 pub mod access;
 pub mod apply;
-mod convert;
+pub(crate) mod convert;
 mod create;
 pub mod decode;
 mod delete;
@@ -111,6 +111,7 @@ impl Access {
             options,
         );
         request.audit = self.audit.clone();
+        request.kind = Some(self.kind.clone());
         request
     }
 

@@ -132,7 +132,7 @@ fn scale_of(kind: &Kind, entry: &Entry) -> Result<Value, Error> {
 }
 
 /// Sets the value at a JSON pointer of field names, making the maps on the way.
-pub(super) fn set(object: &mut Value, pointer: &str, value: Value) {
+pub(crate) fn set(object: &mut Value, pointer: &str, value: Value) {
     let mut current = object;
     for part in pointer.split('/').skip(1) {
         current = meta::map(current).entry(part).or_insert(Value::Null);

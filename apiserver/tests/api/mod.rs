@@ -5,4 +5,6 @@ mod audit;
 mod authn;
 mod http;
 mod reads;
+mod tls_server;
+mod webhooks;
 mod writes;

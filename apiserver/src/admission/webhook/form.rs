@@ -1,0 +1,160 @@
+//! The form in which a hook sees a request: the resource and kind that its rule names, and objects in that version. A hook may ask for another
+//! version of the same resource than the request came in (`matchPolicy: Equivalent`).
+
+use std::sync::Arc;
+
+use api::{Error, schema};
+use serde_json::Value;
+
+use super::rules::Asked;
+use crate::registry::access::AdmissionRequest;
+use crate::registry::decode::{self, Expected};
+use crate::registry::{Kind, convert, meta, scale};
+
+/// A resource in one version, and which part of it is asked for.
+#[derive(Clone)]
+pub(super) struct Form {
+    kind: Arc<Kind>,
+    subresource: String,
+}
+
+/// What the object of a request is.
+enum Shape {
+    /// The resource's own object.
+    Whole,
+    /// The view that `scale` offers.
+    Scale,
+    /// An object of another kind: a Binding, an Eviction, the options of a connection.
+    Other,
+}
+
+impl Form {
+    /// The form in which the request came.
+    pub(super) fn requested(request: &AdmissionRequest<'_>) -> Option<Self> {
+        Some(Self {
+            kind: request.kind.clone()?,
+            subresource: request.attributes.subresource.clone(),
+        })
+    }
+
+    /// The other versions (and groups) under which the same objects are served.
+    pub(super) fn equivalents(&self) -> impl Iterator<Item = Self> {
+        let same = |kind: &&Arc<Kind>| kind.prefix == self.kind.prefix && !Arc::ptr_eq(kind, &self.kind);
+        let has = |kind: &&Arc<Kind>| self.subresource.is_empty() || kind.info.subresource(&self.subresource).is_some();
+        let kinds = crate::registry::kinds().iter().filter(same).filter(has);
+        kinds.map(|kind| Self {
+            kind: kind.clone(),
+            subresource: self.subresource.clone(),
+        })
+    }
+
+    /// The request in this form as rules see it.
+    pub(super) fn asked<'a>(&'a self, operation: &'a str, namespace: &'a str) -> Asked<'a> {
+        Asked {
+            operation,
+            group: &self.kind.info.group,
+            version: &self.kind.info.version,
+            resource: &self.kind.info.resource,
+            subresource: &self.subresource,
+            namespace,
+        }
+    }
+
+    /// Group, version and plural.
+    pub(super) fn resource(&self) -> [&str; 3] {
+        let info = &self.kind.info;
+        [&info.group, &info.version, &info.resource]
+    }
+
+    /// Group, version and kind of the object.
+    pub(super) fn kind(&self) -> [&str; 3] {
+        let info = &self.kind.info;
+        match info.subresource(&self.subresource) {
+            Some(sub) => [&sub.group, &sub.version, &sub.kind],
+            None => [&info.group, &info.version, &info.kind],
+        }
+    }
+
+    /// Empty, `status`, ...
+    pub(super) fn subresource(&self) -> &str {
+        &self.subresource
+    }
+
+    fn shape(&self) -> Shape {
+        match self.kind()[2] {
+            "Scale" if self.subresource == "scale" => Shape::Scale,
+            kind if kind == self.kind.info.kind => Shape::Whole,
+            _ => Shape::Other,
+        }
+    }
+
+    /// An object of the pipeline in this form; null stays null.
+    pub(super) fn show(&self, object: &Value) -> Value {
+        if object.is_null() {
+            return Value::Null;
+        }
+        match self.shape() {
+            Shape::Whole => convert::from_storage(&self.kind, object.clone()),
+            Shape::Scale => scale::view(&self.kind, object),
+            Shape::Other => object.clone(),
+        }
+    }
+
+    /// An object in this form, changed by a hook, as the pipeline's again: types checked, defaults filled in.
+    ///
+    /// # Errors
+    /// What does not fit the kind, naming the field.
+    pub(super) fn take(&self, changed: &Value, object: &Value) -> Result<Value, Error> {
+        let [group, version, kind] = self.kind();
+        let api_version = api::join_api_version(group, version);
+        let normalize = |message| {
+            let expected = Expected {
+                api_version: &api_version,
+                kind,
+                message,
+            };
+            decode::normalize(expected, changed)
+        };
+        let schema = || {
+            let message = schema::for_kind(group, version, kind);
+            message.ok_or_else(|| Error::internal(format!("no schema for {api_version} {kind}")))
+        };
+        match self.shape() {
+            Shape::Whole => {
+                let normal = match self.kind.info.is_custom() {
+                    // Its own rules check it.
+                    true => changed.clone(),
+                    false => normalize(self.kind.info.message)?,
+                };
+                let mut new = convert::to_storage(&self.kind, normal);
+                keep_system_fields(&mut new, object);
+                self.kind.strategy.default(&mut new);
+                Ok(new)
+            }
+            Shape::Scale => {
+                let view = normalize(schema()?)?;
+                let replicas = view.pointer("/spec/replicas").cloned().unwrap_or_else(|| 0.into());
+                let mut new = object.clone();
+                scale::set(&mut new, self.kind.strategy.scale().spec_replicas, replicas);
+                Ok(new)
+            }
+            Shape::Other => normalize(schema()?),
+        }
+    }
+}
+
+/// What the server alone decides about an object.
+fn keep_system_fields(new: &mut Value, old: &Value) {
+    for field in [
+        "uid",
+        "creationTimestamp",
+        "generation",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+    ] {
+        match old.pointer(&format!("/metadata/{field}")) {
+            Some(value) => meta::of(new).insert(field.to_owned(), value.clone()),
+            None => meta::of(new).remove(field),
+        };
+    }
+}
