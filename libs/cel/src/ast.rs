@@ -79,22 +79,56 @@ pub(crate) struct StructField {
 #[derive(Debug, Clone)]
 pub(crate) enum Node {
     Literal(Literal),
-    Ident { name: Arc<str>, slot: Slot },
+    Ident {
+        name: Arc<str>,
+        slot: Slot,
+    },
     /// A type's name used as a value.
     TypeName(Arc<str>),
-    Select { operand: Id, field: Arc<str>, test: bool },
+    Select {
+        operand: Id,
+        field: Arc<str>,
+        test: bool,
+    },
     /// `a.?b`.
-    OptSelect { operand: Id, field: Arc<str> },
-    Call { function: Arc<str>, target: Option<Id>, args: Vec<Id>, builtin: Option<usize> },
+    OptSelect {
+        operand: Id,
+        field: Arc<str>,
+    },
+    Call {
+        function: Arc<str>,
+        target: Option<Id>,
+        args: Vec<Id>,
+        builtin: Option<usize>,
+    },
     And(Vec<Id>),
     Or(Vec<Id>),
-    Conditional { test: Id, yes: Id, no: Id },
-    List { items: Vec<Id>, optional: Vec<bool> },
+    Conditional {
+        test: Id,
+        yes: Id,
+        no: Id,
+    },
+    List {
+        items: Vec<Id>,
+        optional: Vec<bool>,
+    },
     Map(Vec<Entry>),
-    Struct { name: Arc<str>, fields: Vec<StructField> },
+    Struct {
+        name: Arc<str>,
+        fields: Vec<StructField>,
+    },
     Fold(Box<Fold>),
-    Bind { name: Arc<str>, init: Id, body: Id },
-    OptMap { target: Id, name: Arc<str>, body: Id, flat: bool },
+    Bind {
+        name: Arc<str>,
+        init: Id,
+        body: Id,
+    },
+    OptMap {
+        target: Id,
+        name: Arc<str>,
+        body: Id,
+        flat: bool,
+    },
 }
 
 impl Node {

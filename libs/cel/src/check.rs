@@ -25,6 +25,7 @@ pub(crate) fn check(ast: &mut Ast, env: &Env) -> Checked {
         locals: Vec::new(),
         bindings: Vec::new(),
         bound: Vec::new(),
+        mixed: None,
     };
     checker.visit(ast, ast.root);
     let Checker {
@@ -48,6 +49,8 @@ struct Checker<'e> {
     bindings: Vec<Option<Type>>,
     /// Which of them were bound, in order, so that an attempt can be undone.
     bound: Vec<u32>,
+    /// The list literal that may mix types: what `format` writes.
+    mixed: Option<Id>,
 }
 
 /// The type with all variables that are bound replaced.
@@ -126,7 +129,9 @@ impl Checker<'_> {
             }
             (Type::Dyn, _) | (_, Type::Dyn) => true,
             (Type::Object(_) | Type::Timestamp | Type::Duration | Type::Opaque(_) | Type::Optional(_), Type::Null)
-            | (Type::Null, Type::Object(_) | Type::Timestamp | Type::Duration | Type::Opaque(_) | Type::Optional(_)) => true,
+            | (Type::Null, Type::Object(_) | Type::Timestamp | Type::Duration | Type::Opaque(_) | Type::Optional(_)) => {
+                true
+            }
             (Type::List(a, ..), Type::List(b, ..)) => self.assignable(a, b),
             (Type::Map(ak, av, _), Type::Map(bk, bv, _)) => self.assignable(ak, bk) && self.assignable(av, bv),
             (Type::Optional(a), Type::Optional(b)) => self.assignable(a, b),
@@ -158,7 +163,9 @@ impl Checker<'_> {
     }
 
     fn ident(&mut self, ast: &mut Ast, id: Id) -> Type {
-        let Node::Ident { name, .. } = ast.node(id).clone() else { return Type::Dyn };
+        let Node::Ident { name, .. } = ast.node(id).clone() else {
+            return Type::Dyn;
+        };
         if let Some(at) = self.locals.iter().rposition(|(local, _)| *local == name) {
             let ty = self.locals[at].1.clone();
             ast.set(
@@ -173,7 +180,10 @@ impl Checker<'_> {
         if let Some(ty) = self.global(ast, id, &name) {
             return ty;
         }
-        self.fail(ast.place(id), format!("undeclared reference to '{name}' (in container '')"));
+        self.fail(
+            ast.place(id),
+            format!("undeclared reference to '{name}' (in container '')"),
+        );
         Type::Dyn
     }
 
@@ -222,7 +232,9 @@ impl Checker<'_> {
     }
 
     fn select(&mut self, ast: &mut Ast, id: Id) -> Type {
-        let Node::Select { operand, field, test } = ast.node(id).clone() else { return Type::Dyn };
+        let Node::Select { operand, field, test } = ast.node(id).clone() else {
+            return Type::Dyn;
+        };
         if !test
             && let Some(name) = self.qualified(ast, id)
             && let Some(ty) = self.global(ast, id, &name)
@@ -258,7 +270,9 @@ impl Checker<'_> {
     }
 
     fn opt_select(&mut self, ast: &mut Ast, id: Id) -> Type {
-        let Node::OptSelect { operand, field } = ast.node(id).clone() else { return Type::Dyn };
+        let Node::OptSelect { operand, field } = ast.node(id).clone() else {
+            return Type::Dyn;
+        };
         let ty = self.visit(ast, operand);
         match self.field(&ty, &field, ast.place(id)) {
             inner @ Type::Optional(_) => inner,
@@ -288,7 +302,10 @@ impl Checker<'_> {
                 for child in target.into_iter().chain(args) {
                     self.visit(ast, child);
                 }
-                self.fail(ast.place(id), format!("undeclared reference to '{function}' (in container '')"));
+                self.fail(
+                    ast.place(id),
+                    format!("undeclared reference to '{function}' (in container '')"),
+                );
                 Type::Dyn
             }
         }
@@ -303,6 +320,9 @@ impl Checker<'_> {
         target: Option<Id>,
         args: Vec<Id>,
     ) -> Type {
+        if name == "format" {
+            self.mixed = args.first().copied();
+        }
         let all: Vec<Id> = target.iter().copied().chain(args.iter().copied()).collect();
         let types: Vec<Type> = all.iter().map(|child| self.visit(ast, *child)).collect();
         ast.set(
@@ -340,7 +360,10 @@ impl Checker<'_> {
             (true, Some((target, args))) => format!("{target}.({})", args.join(", ")),
             _ => format!("({})", shown.join(", ")),
         };
-        self.fail(at, format!("found no matching overload for '{name}' applied to '{applied}'"));
+        self.fail(
+            at,
+            format!("found no matching overload for '{name}' applied to '{applied}'"),
+        );
     }
 
     /// The result's type if the arguments fit; leaves no bindings behind otherwise.
@@ -368,9 +391,17 @@ impl Checker<'_> {
             _ => None,
         };
         let (at, wrong) = match name {
-            "matches" if member || args.len() == 2 => (1, text(args.get(1)).is_some_and(|t| compile_pattern(&t).is_err())),
-            "timestamp" => (0, text(args.first()).is_some_and(|t| functions::time::parse_timestamp(&t).is_err())),
-            "duration" => (0, text(args.first()).is_some_and(|t| functions::time::parse_duration(&t).is_err())),
+            "matches" if member || args.len() == 2 => {
+                (1, text(args.get(1)).is_some_and(|t| compile_pattern(&t).is_err()))
+            }
+            "timestamp" => (
+                0,
+                text(args.first()).is_some_and(|t| functions::time::parse_timestamp(&t).is_err()),
+            ),
+            "duration" => (
+                0,
+                text(args.first()).is_some_and(|t| functions::time::parse_duration(&t).is_err()),
+            ),
             _ => return,
         };
         if wrong && let Some(id) = args.get(at) {
@@ -396,7 +427,9 @@ impl Checker<'_> {
     }
 
     fn conditional(&mut self, ast: &mut Ast, id: Id) -> Type {
-        let Node::Conditional { test, yes, no } = *ast.node(id) else { return Type::Dyn };
+        let Node::Conditional { test, yes, no } = *ast.node(id) else {
+            return Type::Dyn;
+        };
         let types = [self.visit(ast, test), self.visit(ast, yes), self.visit(ast, no)];
         if !self.assignable(&Type::Bool, &types[0]) || !self.assignable(&types[1], &types[2]) {
             self.no_overload(ast.place(id), "_?_:_", false, &types);
@@ -412,7 +445,11 @@ impl Checker<'_> {
     fn join(&mut self, so_far: Option<Type>, next: Type, at: u32) -> Type {
         let Some(so_far) = so_far else { return next };
         if self.assignable(&so_far, &next) {
-            return if self.resolve(&next).is_dyn() { Type::Dyn } else { join_sizes(&so_far, &next) };
+            return if self.resolve(&next).is_dyn() {
+                Type::Dyn
+            } else {
+                join_sizes(&so_far, &next)
+            };
         }
         let (a, b) = (self.shown(&so_far), self.shown(&next));
         self.fail(at, format!("expected type '{a}' but found '{b}'"));
@@ -420,13 +457,20 @@ impl Checker<'_> {
     }
 
     fn list(&mut self, ast: &mut Ast, id: Id) -> Type {
-        let Node::List { items, optional } = ast.node(id).clone() else { return Type::Dyn };
+        let Node::List { items, optional } = ast.node(id).clone() else {
+            return Type::Dyn;
+        };
         let count = items.len() as u64;
+        let mixed = self.mixed == Some(id);
         let mut of = None;
         for (item, optional) in items.into_iter().zip(optional) {
             let ty = self.visit(ast, item);
             let ty = self.unwrapped(ty, optional, ast.place(item));
-            of = Some(self.join(of, ty, ast.place(item)));
+            of = Some(if mixed {
+                Type::Dyn
+            } else {
+                self.join(of, ty, ast.place(item))
+            });
         }
         let of = of.unwrap_or_else(|| self.fresh());
         Type::List(Arc::new(of), count, ListKind::Atomic)
@@ -442,14 +486,19 @@ impl Checker<'_> {
             Type::Dyn | Type::Param(_) => Type::Dyn,
             other => {
                 let shown = self.shown(&other);
-                self.fail(at, format!("expected type 'optional_type({shown})' but found '{shown}'"));
+                self.fail(
+                    at,
+                    format!("expected type 'optional_type({shown})' but found '{shown}'"),
+                );
                 Type::Dyn
             }
         }
     }
 
     fn map(&mut self, ast: &mut Ast, id: Id) -> Type {
-        let Node::Map(entries) = ast.node(id).clone() else { return Type::Dyn };
+        let Node::Map(entries) = ast.node(id).clone() else {
+            return Type::Dyn;
+        };
         let count = entries.len() as u64;
         let (mut keys, mut values) = (None, None);
         for entry in entries {
@@ -469,10 +518,15 @@ impl Checker<'_> {
     }
 
     fn message(&mut self, ast: &mut Ast, id: Id) -> Type {
-        let Node::Struct { name, fields } = ast.node(id).clone() else { return Type::Dyn };
+        let Node::Struct { name, fields } = ast.node(id).clone() else {
+            return Type::Dyn;
+        };
         let known = self.env.message(&name);
         if known.is_none() {
-            self.fail(ast.place(id), format!("undeclared reference to '{name}' (in container '')"));
+            self.fail(
+                ast.place(id),
+                format!("undeclared reference to '{name}' (in container '')"),
+            );
         }
         for field in fields {
             let ty = self.visit(ast, field.value);
@@ -502,7 +556,9 @@ impl Checker<'_> {
     }
 
     fn fold(&mut self, ast: &mut Ast, id: Id) -> Type {
-        let Node::Fold(fold) = ast.node(id).clone() else { return Type::Dyn };
+        let Node::Fold(fold) = ast.node(id).clone() else {
+            return Type::Dyn;
+        };
         let range = self.visit(ast, fold.range);
         let (key, value, is_list) = match self.resolve(&range) {
             Type::List(item, ..) => (Type::Int, (*item).clone(), true),
@@ -525,7 +581,12 @@ impl Checker<'_> {
         let mut types = self.with_local(ast, &locals, &bodies);
         let body = types.pop().unwrap_or_default();
         if let Some(filter) = types.pop() {
-            self.must_be_bool(&filter, ast.place(id), "_?_:_", &[filter.clone(), body.clone(), body.clone()]);
+            self.must_be_bool(
+                &filter,
+                ast.place(id),
+                "_?_:_",
+                &[filter.clone(), body.clone(), body.clone()],
+            );
         }
         self.fold_result(ast, id, &fold, &range, key, locals, body)
     }
@@ -579,7 +640,9 @@ impl Checker<'_> {
     }
 
     fn bind(&mut self, ast: &mut Ast, id: Id) -> Type {
-        let Node::Bind { name, init, body } = ast.node(id).clone() else { return Type::Dyn };
+        let Node::Bind { name, init, body } = ast.node(id).clone() else {
+            return Type::Dyn;
+        };
         let ty = self.visit(ast, init);
         self.with_local(ast, &[(name, ty)], &[body]).pop().unwrap_or_default()
     }
@@ -603,7 +666,10 @@ impl Checker<'_> {
                 Type::Dyn
             }
         };
-        let made = self.with_local(ast, &[(name, inner)], &[body]).pop().unwrap_or_default();
+        let made = self
+            .with_local(ast, &[(name, inner)], &[body])
+            .pop()
+            .unwrap_or_default();
         if !flat {
             return Type::optional(made);
         }
@@ -639,7 +705,9 @@ fn join_sizes(a: &Type, b: &Type) -> Type {
     match (a, b) {
         (Type::String(x), Type::String(y)) => Type::String(*x.max(y)),
         (Type::Bytes(x), Type::Bytes(y)) => Type::Bytes(*x.max(y)),
-        (Type::List(x, m, kind), Type::List(y, n, _)) => Type::List(Arc::new(join_sizes(x, y)), *m.max(n), kind.clone()),
+        (Type::List(x, m, kind), Type::List(y, n, _)) => {
+            Type::List(Arc::new(join_sizes(x, y)), *m.max(n), kind.clone())
+        }
         (Type::Map(k, v, m), Type::Map(l, w, n)) => {
             Type::Map(Arc::new(join_sizes(k, l)), Arc::new(join_sizes(v, w)), *m.max(n))
         }

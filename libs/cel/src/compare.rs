@@ -51,10 +51,15 @@ fn maps<'a>(a: &Map<'a>, b: &Map<'_>, fuel: &mut Fuel<'_>, depth: usize) -> Resu
     for (key, left) in a.iter() {
         fuel.work(1)?;
         // Both are ordered by key.
-        let Some((other, right)) = others.next() else { return Ok(false) };
+        let Some((other, right)) = others.next() else {
+            return Ok(false);
+        };
         let same = match (&key, &other) {
             (crate::value::Key::String(a), crate::value::Key::String(b)) => **a == **b,
-            _ => numbers(&key.value(), &other.value()) == Some(Ordering::Equal) || equal_at(&key.value(), &other.value(), fuel, depth + 1)?,
+            _ => {
+                numbers(&key.value(), &other.value()) == Some(Ordering::Equal)
+                    || equal_at(&key.value(), &other.value(), fuel, depth + 1)?
+            }
         };
         if !same || !equal_at(&left?, &right?, fuel, depth + 1)? {
             return Ok(false);

@@ -18,10 +18,7 @@ const fn exactly(n: u64) -> Estimate {
     Estimate { min: n, max: n }
 }
 
-const UNKNOWN: Estimate = Estimate {
-    min: 0,
-    max: UNBOUNDED,
-};
+const UNKNOWN: Estimate = Estimate { min: 0, max: UNBOUNDED };
 
 impl Estimate {
     fn add(self, other: Estimate) -> Estimate {
@@ -255,7 +252,11 @@ impl Estimator<'_> {
             "replace" => {
                 let (text, from, to) = (size(0), size(1), size(2));
                 let max = match from.min {
-                    0 => text.max.saturating_add(1).saturating_mul(to.max).saturating_add(text.max),
+                    0 => text
+                        .max
+                        .saturating_add(1)
+                        .saturating_mul(to.max)
+                        .saturating_add(text.max),
                     least if to.max <= least => text.max,
                     least => text.max.div_ceil(least).saturating_mul(to.max),
                 };

@@ -58,9 +58,7 @@ impl<'a> Machine<'a, '_, '_, '_> {
             Node::Struct { name, fields } => self.message(name, fields),
             Node::Fold(fold) => self.fold(fold),
             Node::Bind { init, body, .. } => self.bind(*init, *body),
-            Node::OptMap {
-                target, body, flat, ..
-            } => self.opt_map(*target, *body, *flat),
+            Node::OptMap { target, body, flat, .. } => self.opt_map(*target, *body, *flat),
         }
     }
 
@@ -115,12 +113,7 @@ impl<'a> Machine<'a, '_, '_, '_> {
     fn member(&mut self, value: &Value<'a>, field: &'a str) -> std::result::Result<Option<Value<'a>>, Error> {
         self.fuel.work(1)?;
         match value {
-            Value::Map(Map::Json { entries, shape }) => Map::Json {
-                entries,
-                shape: *shape,
-            }
-            .field(field)
-            .transpose(),
+            Value::Map(Map::Json { entries, shape }) => Map::Json { entries, shape: *shape }.field(field).transpose(),
             Value::Map(map) => map.get(&Key::String(Text::Borrowed(field))).transpose(),
             Value::Lazy(lazy) => lazy.field(field, self.fuel),
             _ => Err(Error::no_such_overload()),
@@ -169,14 +162,18 @@ impl<'a> Machine<'a, '_, '_, '_> {
         let price = functions::price(function.cost, values, priced, self.fuel)?;
         self.fuel.charge(price)?;
         match result {
-            Err(Error::Value(text)) if text == "no such overload" && !is_operator(name) => Err(no_overload(name, values)),
+            Err(Error::Value(text)) if text == "no such overload" && !is_operator(name) => {
+                Err(no_overload(name, values))
+            }
             result => result,
         }
     }
 
     /// `matches` with a pattern that was compiled with the expression.
     fn constant_pattern(&mut self, name: &str, values: &[Value<'a>]) -> Option<Result<'a>> {
-        let [Value::String(text), Value::String(pattern)] = values else { return None };
+        let [Value::String(text), Value::String(pattern)] = values else {
+            return None;
+        };
         if name != "matches" {
             return None;
         }
@@ -517,9 +514,10 @@ fn insert<'a>(entries: &mut Entries<'a>, key: &Value<'a>, value: Value<'a>) -> s
         return Err(Error::value(format!("unsupported key type: {}", &*name)));
     };
     match entries.entry(found) {
-        std::collections::btree_map::Entry::Occupied(taken) => {
-            Err(Error::value(format!("insert failed: key {} already exists", taken.key())))
-        }
+        std::collections::btree_map::Entry::Occupied(taken) => Err(Error::value(format!(
+            "insert failed: key {} already exists",
+            taken.key()
+        ))),
         std::collections::btree_map::Entry::Vacant(free) => {
             free.insert(value);
             Ok(())

@@ -87,7 +87,9 @@ fn write(value: &Value<'_>, fuel: &mut Fuel<'_>, depth: usize) -> Result<Json, E
         Value::Bool(b) => Json::Bool(*b),
         Value::Int(n) => Json::from(*n),
         Value::Uint(n) => Json::from(*n),
-        Value::Double(d) => Number::from_f64(*d).map(Json::Number).ok_or_else(|| unsupported(value))?,
+        Value::Double(d) => Number::from_f64(*d)
+            .map(Json::Number)
+            .ok_or_else(|| unsupported(value))?,
         Value::String(text) => {
             fuel.allocate(text.len())?;
             Json::from(&**text)

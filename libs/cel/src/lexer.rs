@@ -26,7 +26,8 @@ pub(crate) struct Spanned {
 }
 
 const OPERATORS: &[&str] = &[
-    "==", "!=", "<=", ">=", "&&", "||", "<", ">", "[", "]", "{", "}", "(", ")", ".", ",", "-", "!", "?", ":", "+", "*", "/", "%",
+    "==", "!=", "<=", ">=", "&&", "||", "<", ">", "[", "]", "{", "}", "(", ")", ".", ",", "-", "!", "?", ":", "+", "*",
+    "/", "%",
 ];
 
 /// All tokens, with [`Token::End`] at the end.
@@ -113,10 +114,7 @@ impl<'a> Lexer<'a> {
                 self.at += op.len();
                 Ok(Token::Op(op))
             }
-            None => Err(self.fail(
-                self.at,
-                format!("Syntax error: token recognition error at: '{first}'"),
-            )),
+            None => Err(self.fail(self.at, format!("Syntax error: token recognition error at: '{first}'"))),
         }
     }
 
@@ -127,7 +125,10 @@ impl<'a> Lexer<'a> {
         let digits = |from: usize| from + bytes[from..].iter().take_while(|b| b.is_ascii_digit()).count();
         let hex = rest.starts_with("0x") && bytes.get(2).is_some_and(u8::is_ascii_hexdigit);
         let (mut end, mut float) = if hex {
-            (2 + bytes[2..].iter().take_while(|b| b.is_ascii_hexdigit()).count(), false)
+            (
+                2 + bytes[2..].iter().take_while(|b| b.is_ascii_hexdigit()).count(),
+                false,
+            )
         } else {
             (digits(0), false)
         };

@@ -15,8 +15,23 @@ const EXPRESSION: &str =
     "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
 
 const RESERVED: &[&str] = &[
-    "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package", "namespace", "return",
-    "var", "void", "while",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
 ];
 
 /// Binary operators with their functions and how tightly they bind.
@@ -172,8 +187,11 @@ impl Parser<'_> {
     fn binary(&mut self, least: u8) -> Parsed {
         let mut left = self.unary()?;
         loop {
-            let Token::Op(found) = *self.peek() else { return Ok(left) };
-            let Some((_, function, level)) = BINARY.iter().find(|(op, _, level)| *op == found && *level >= least) else {
+            let Token::Op(found) = *self.peek() else {
+                return Ok(left);
+            };
+            let Some((_, function, level)) = BINARY.iter().find(|(op, _, level)| *op == found && *level >= least)
+            else {
                 return Ok(left);
             };
             let at = self.place();
@@ -503,7 +521,17 @@ impl Parser<'_> {
         }
         if matches!(name, "optMap" | "optFlatMap") && args.len() == 2 {
             let (name, body, flat) = (self.variable(args[0])?, args[1], name == "optFlatMap");
-            return self.add(Node::OptMap { target, name, body, flat }, at).map(Some);
+            return self
+                .add(
+                    Node::OptMap {
+                        target,
+                        name,
+                        body,
+                        flat,
+                    },
+                    at,
+                )
+                .map(Some);
         }
         // The kind, whether there are two variables, and whether there is a filter before the body.
         let (kind, pair, filtered) = match (name, args.len()) {

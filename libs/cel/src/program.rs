@@ -105,7 +105,9 @@ impl Env {
 }
 
 fn fits(ty: &Type, depth: usize) -> bool {
-    let Some(depth) = depth.checked_sub(1) else { return false };
+    let Some(depth) = depth.checked_sub(1) else {
+        return false;
+    };
     match ty {
         Type::List(inner, ..) | Type::Optional(inner) | Type::TypeOf(inner) => fits(inner, depth),
         Type::Map(key, value, _) => fits(key, depth) && fits(value, depth),
@@ -118,7 +120,9 @@ fn patterns(ast: &Ast) -> HashMap<Arc<str>, Regex> {
     let mut out = HashMap::new();
     for id in 0..ast.len() {
         let Ok(id) = u32::try_from(id) else { break };
-        let Node::Call { function, args, .. } = ast.node(id) else { continue };
+        let Node::Call { function, args, .. } = ast.node(id) else {
+            continue;
+        };
         if !matches!(&**function, "matches" | "find" | "findAll") {
             continue;
         }

@@ -388,11 +388,9 @@ impl<'a> Map<'a> {
                     Some((Key::String(Text::Borrowed(name)), json::value(json, ty)))
                 }))
             }
-            Map::Owned(entries) | Map::Message(_, entries) => Box::new(
-                entries
-                    .iter()
-                    .map(|(key, value)| (key.clone(), Ok(value.clone()))),
-            ),
+            Map::Owned(entries) | Map::Message(_, entries) => {
+                Box::new(entries.iter().map(|(key, value)| (key.clone(), Ok(value.clone()))))
+            }
         }
     }
 }

@@ -8,7 +8,10 @@ use serde_json::{Value as Json, json};
 const STACK: usize = 1 << 20;
 
 fn env() -> Env {
-    Env::new().with("object", Type::Dyn).with("self", Type::map(Type::STRING, Type::Dyn)).with_patches()
+    Env::new()
+        .with("object", Type::Dyn)
+        .with("self", Type::map(Type::STRING, Type::Dyn))
+        .with_patches()
 }
 
 fn data() -> Json {
@@ -58,7 +61,14 @@ fn nesting_is_bounded() {
             ] {
                 attempt(&format!("{}{leaf}{}", open.repeat(depth), close.repeat(depth)));
             }
-            for (start, link) in [("1", " + 1"), ("true", " && true"), ("object", ".a"), ("object", "[0]"), ("'a'", ".trim()"), ("1", " == 1")] {
+            for (start, link) in [
+                ("1", " + 1"),
+                ("true", " && true"),
+                ("object", ".a"),
+                ("object", "[0]"),
+                ("'a'", ".trim()"),
+                ("1", " == 1"),
+            ] {
                 attempt(&format!("{start}{}", link.repeat(depth)));
             }
         }
@@ -85,7 +95,9 @@ fn growth_is_bounded() {
         attempt(&format!("{nested} == {nested}"));
         attempt(&nested);
         attempt(&format!("'%s'.format([{nested}])"));
-        attempt("'a'.replace('', 'bbbbbbbbbb').replace('', 'bbbbbbbbbb').replace('', 'cccccccccccc').replace('', 'cccccccccccccc').replace('', 'ddddddd')");
+        attempt(
+            "'a'.replace('', 'bbbbbbbbbb').replace('', 'bbbbbbbbbb').replace('', 'cccccccccccc').replace('', 'cccccccccccccc').replace('', 'ddddddd')",
+        );
         attempt("'x'.matches('(((a{1,100}){1,100}){1,100}){1,100}')");
         attempt("object.text.matches('a'.replace('a', '(x+x+)+y') + 'b')");
         attempt("'%.1000f'.format([1.0e300])");
@@ -120,23 +132,71 @@ fn expressions() -> impl Strategy<Value = String> {
     leaf.prop_recursive(6, 60, 3, |inner| {
         let ops = prop::sample::select(vec!["+", "-", "*", "/", "%", "==", "!=", "<", "<=", "in", "&&", "||"]);
         let methods = prop::sample::select(vec![
-            "size", "trim", "split", "join", "max", "min", "sum", "isSorted", "orValue", "value", "hasValue", "getHours", "reverse", "first",
-            "indexOf", "matches", "find", "findAll", "replace", "substring", "charAt", "format", "contains", "add", "isLessThan", "containsIP",
+            "size",
+            "trim",
+            "split",
+            "join",
+            "max",
+            "min",
+            "sum",
+            "isSorted",
+            "orValue",
+            "value",
+            "hasValue",
+            "getHours",
+            "reverse",
+            "first",
+            "indexOf",
+            "matches",
+            "find",
+            "findAll",
+            "replace",
+            "substring",
+            "charAt",
+            "format",
+            "contains",
+            "add",
+            "isLessThan",
+            "containsIP",
         ]);
         let functions = prop::sample::select(vec![
-            "dyn", "int", "uint", "double", "string", "bytes", "bool", "type", "size", "duration", "timestamp", "quantity", "url", "ip", "cidr",
-            "semver", "optional.of", "sets.contains", "math.greatest", "base64.encode", "strings.quote",
+            "dyn",
+            "int",
+            "uint",
+            "double",
+            "string",
+            "bytes",
+            "bool",
+            "type",
+            "size",
+            "duration",
+            "timestamp",
+            "quantity",
+            "url",
+            "ip",
+            "cidr",
+            "semver",
+            "optional.of",
+            "sets.contains",
+            "math.greatest",
+            "base64.encode",
+            "strings.quote",
         ]);
         let macros = prop::sample::select(vec!["all", "exists", "exists_one", "map", "filter"]);
         prop_oneof![
             (inner.clone(), ops, inner.clone()).prop_map(|(a, op, b)| format!("({a} {op} {b})")),
             (inner.clone(), methods, prop::collection::vec(inner.clone(), 0..3))
                 .prop_map(|(a, m, args)| format!("dyn({a}).{m}({})", args.join(", "))),
-            (functions, prop::collection::vec(inner.clone(), 1..3)).prop_map(|(f, args)| format!("{f}({})", args.join(", "))),
+            (functions, prop::collection::vec(inner.clone(), 1..3))
+                .prop_map(|(f, args)| format!("{f}({})", args.join(", "))),
             (inner.clone(), macros, inner.clone()).prop_map(|(a, m, b)| format!("dyn({a}).{m}(x, {b})")),
-            prop::collection::vec(inner.clone(), 0..4).prop_map(|items| format!("[{}]", items.iter().map(|i| format!("dyn({i})")).collect::<Vec<_>>().join(", "))),
+            prop::collection::vec(inner.clone(), 0..4).prop_map(|items| format!(
+                "[{}]",
+                items.iter().map(|i| format!("dyn({i})")).collect::<Vec<_>>().join(", ")
+            )),
             (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("{{'k': dyn({a}), 'l': dyn({b})}}")),
-            (inner.clone(), inner.clone(), inner.clone()).prop_map(|(a, b, c)| format!("(dyn({a}) ? dyn({b}) : dyn({c}))")),
+            (inner.clone(), inner.clone(), inner.clone())
+                .prop_map(|(a, b, c)| format!("(dyn({a}) ? dyn({b}) : dyn({c}))")),
             (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("{a}[{b}]")),
             (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("cel.bind(x, {a}, {b})")),
             inner.prop_map(|a| format!("{a}.?b")),

@@ -1,6 +1,8 @@
 //! The language from outside: values, errors, types, costs, as tables of expressions.
 
-use cel::{Answer, CompileError, Decisions, Env, Error, Fuel, ObjectType, PER_CALL_LIMIT, Type, Value, message_type, to_json};
+use cel::{
+    Answer, CompileError, Decisions, Env, Error, Fuel, ObjectType, PER_CALL_LIMIT, Type, Value, message_type, to_json,
+};
 use serde_json::{Value as Json, json};
 
 /// A fuel that no test here exhausts.
@@ -49,7 +51,7 @@ fn operators_and_literals() {
         "'a' < 'b' && b'a' < b'b' && false < true",
         "1 in [1, 2] && !(3 in [1, 2]) && 'a' in {'a': 1}",
         "[1, 2] + [3] == [1, 2, 3]",
-        "{'a': 1, 'b': [2]} == {'b': [2], 'a': 1}",
+        "{'a': [1], 'b': [2]} == {'b': [2], 'a': [1]}",
         "[1, 2][1] == 2 && {'a': 5}['a'] == 5 && {'a': 5}.a == 5",
         "null == null",
         "type(1) == int && type('a') == string && type([]) == list && type(null) == null_type && type(type(1)) == type",
@@ -172,7 +174,10 @@ fn errors_have_the_words_that_clients_know() {
         ("0u - 1u == 0u", "unsigned integer overflow"),
         ("[1][3] == 1", "index out of bounds: 3"),
         ("object.spec + 1 == 2", "no such overload"),
-        ("object.spec.startsWith('a')", "no such overload: startsWith(map, string)"),
+        (
+            "object.spec.startsWith('a')",
+            "no such overload: startsWith(map, string)",
+        ),
         ("object.spec.a.b", "no such key: a"),
         ("optional.none().value() == 1", "optional.none() dereference"),
         ("int('x') == 1", "strconv.ParseInt: parsing \"x\": invalid syntax"),
@@ -194,12 +199,18 @@ fn faults_are_shown_in_their_place() {
     let fields = [("x".to_owned(), Type::STRING), ("in-ner".to_owned(), inner)];
     let env = Env::new().with("self", Type::object(ObjectType::new("Self", fields)));
     for (expression, message) in [
-        ("self.z == 1", "ERROR: <input>:1:5: undefined field 'z'\n | self.z == 1\n | ....^"),
+        (
+            "self.z == 1",
+            "ERROR: <input>:1:5: undefined field 'z'\n | self.z == 1\n | ....^",
+        ),
         (
             "self.x == 1",
             "ERROR: <input>:1:8: found no matching overload for '_==_' applied to '(string, int)'\n | self.x == 1\n | .......^",
         ),
-        ("foo", "ERROR: <input>:1:1: undeclared reference to 'foo' (in container '')\n | foo\n | ^"),
+        (
+            "foo",
+            "ERROR: <input>:1:1: undeclared reference to 'foo' (in container '')\n | foo\n | ^",
+        ),
         (
             "1 +",
             "ERROR: <input>:1:4: Syntax error: mismatched input '<EOF>' expecting {'[', '{', '(', '.', '-', '!', 'true', 'false', \
@@ -210,10 +221,22 @@ fn faults_are_shown_in_their_place() {
             "ERROR: <input>:1:18: found no matching overload for 'startsWith' applied to 'string.(int)'\n | \
              self.x.startsWith(1)\n | .................^",
         ),
-        ("self.x.y", "ERROR: <input>:1:7: type 'string' does not support field selection\n | self.x.y\n | ......^"),
-        ("true &&\n self.q", "ERROR: <input>:2:6: undefined field 'q'\n |  self.q\n | .....^"),
-        ("[1, 'a']", "ERROR: <input>:1:5: expected type 'int' but found 'string'\n | [1, 'a']\n | ....^"),
-        ("'a'.matches('(')", "ERROR: <input>:1:13: invalid matches argument\n | 'a'.matches('(')\n | ............^"),
+        (
+            "self.x.y",
+            "ERROR: <input>:1:7: type 'string' does not support field selection\n | self.x.y\n | ......^",
+        ),
+        (
+            "true &&\n self.q",
+            "ERROR: <input>:2:6: undefined field 'q'\n |  self.q\n | .....^",
+        ),
+        (
+            "[1, 'a']",
+            "ERROR: <input>:1:5: expected type 'int' but found 'string'\n | [1, 'a']\n | ....^",
+        ),
+        (
+            "'a'.matches('(')",
+            "ERROR: <input>:1:13: invalid matches argument\n | 'a'.matches('(')\n | ............^",
+        ),
     ] {
         assert_eq!(refusal(&env, expression), message);
     }
@@ -224,8 +247,14 @@ fn faults_are_shown_in_their_place() {
 fn built_in_kinds_have_types() {
     let pod = api::schema::for_kind("", "v1", "Pod").expect("pods");
     let env = Env::new().with("object", message_type(pod));
-    assert!(env.compile("object.spec.containers.all(c, c.image.startsWith('r/')) && object.kind == 'Pod'").is_ok());
-    assert!(env.compile("object.metadata.creationTimestamp < timestamp('2030-01-01T00:00:00Z')").is_ok());
+    assert!(
+        env.compile("object.spec.containers.all(c, c.image.startsWith('r/')) && object.kind == 'Pod'")
+            .is_ok()
+    );
+    assert!(
+        env.compile("object.metadata.creationTimestamp < timestamp('2030-01-01T00:00:00Z')")
+            .is_ok()
+    );
     assert!(refusal(&env, "object.spec.replicas > 1").contains("undefined field 'replicas'"));
 }
 
@@ -262,12 +291,21 @@ fn an_authorizer_is_asked_from_outside() {
     let mut decisions = Decisions::default();
     let mut asked = Vec::new();
     let result = loop {
-        let outcome = program.run(&[Value::authorizer()], &mut Fuel::with_decisions(PER_CALL_LIMIT, &decisions));
+        let outcome = program.run(
+            &[Value::authorizer()],
+            &mut Fuel::with_decisions(PER_CALL_LIMIT, &decisions),
+        );
         match outcome {
             Err(Error::Undecided(check)) => {
                 let allowed = check.path.is_none();
                 asked.push(format!("{}/{}/{}", check.group, check.resource, check.verb));
-                decisions.learn(*check, Answer { allowed, ..Answer::default() });
+                decisions.learn(
+                    *check,
+                    Answer {
+                        allowed,
+                        ..Answer::default()
+                    },
+                );
             }
             other => break matches!(other, Ok(Value::Bool(true))),
         }
@@ -280,7 +318,10 @@ fn an_authorizer_is_asked_from_outside() {
 fn cost_is_upstream_s() {
     let cost = |expression: &str| {
         let object = json!({"list": ["a", "b", "c"], "text": "0123456789"});
-        let program = Env::new().with("object", Type::Dyn).compile(expression).expect(expression);
+        let program = Env::new()
+            .with("object", Type::Dyn)
+            .compile(expression)
+            .expect(expression);
         let mut fuel = fuel();
         program.run(&[Value::from_json(&object)], &mut fuel).expect(expression);
         fuel.cost()
@@ -301,7 +342,10 @@ fn cost_is_upstream_s() {
 fn a_budget_ends_an_evaluation() {
     let long: Vec<u32> = (0..2000).collect();
     let object = json!({ "l": long });
-    let program = Env::new().with("o", Type::Dyn).compile("o.l.all(x, o.l.all(y, o.l.all(z, x + y + z >= 0)))").expect("a program");
+    let program = Env::new()
+        .with("o", Type::Dyn)
+        .compile("o.l.all(x, o.l.all(y, o.l.all(z, x + y + z >= 0)))")
+        .expect("a program");
     let outcome = program.run(&[Value::from_json(&object)], &mut fuel());
     let error = outcome.err().expect("too expensive");
     assert!(error.is_limit());
@@ -317,7 +361,10 @@ fn estimates_follow_declared_sizes() {
         program.estimate()
     };
     assert_eq!(estimate(100, "self.l.all(x, true)").max, 2 + 100 * 3 + 1);
-    assert_eq!(estimate(100, "self.l.all(x, self.l.all(y, x == y))").max, 2 + 100 * (3 + 2 + 100 * (3 + 3) + 1) + 1);
+    assert_eq!(
+        estimate(100, "self.l.all(x, self.l.all(y, x == y))").max,
+        2 + 100 * (3 + 2 + 100 * (3 + 3) + 1) + 1
+    );
     assert_eq!(estimate(u64::MAX, "self.l.all(x, true)").max, u64::MAX);
     assert_eq!(estimate(5, "self.l.exists_one(x, x == 'a')").min, 2 + 2);
 }
@@ -338,6 +385,9 @@ fn mutations_are_written_with_messages() {
         .expect("patches");
     assert_eq!(patches.output().to_string(), "list(JSONPatch)");
     let value = patches.run(&[Value::from_json(&object)], &mut fuel).expect("a value");
-    assert_eq!(to_json(&value, &mut fuel), Ok(json!([{"op": "add", "path": "/metadata/labels/a~1b", "value": "x"}])));
+    assert_eq!(
+        to_json(&value, &mut fuel),
+        Ok(json!([{"op": "add", "path": "/metadata/labels/a~1b", "value": "x"}]))
+    );
     assert!(refusal(&Env::new(), "Object{}").contains("undeclared reference to 'Object'"));
 }

@@ -13,18 +13,63 @@ const SELECTOR: &str = "ResourceCheck.(string)ResourceCheck";
 pub(super) const FUNCTIONS: &[Function] = &[
     f("path", path, ONE, "Authorizer.(string)PathCheck"),
     f("group", group, ONE, "Authorizer.(string)GroupCheck"),
-    f("serviceAccount", service_account, ONE, "Authorizer.(string,string)Authorizer"),
+    f(
+        "serviceAccount",
+        service_account,
+        ONE,
+        "Authorizer.(string,string)Authorizer",
+    ),
     f("resource", resource, ONE, "GroupCheck.(string)ResourceCheck"),
-    f("subresource", |a, _| set(a, |c, text| c.subresource = text), ONE, SELECTOR),
+    f(
+        "subresource",
+        |a, _| set(a, |c, text| c.subresource = text),
+        ONE,
+        SELECTOR,
+    ),
     f("namespace", |a, _| set(a, |c, text| c.namespace = text), ONE, SELECTOR),
     f("name", |a, _| set(a, |c, text| c.name = text), ONE, SELECTOR),
-    f("fieldSelector", |a, _| set(a, |c, text| c.field_selector = text), ONE, SELECTOR),
-    f("labelSelector", |a, _| set(a, |c, text| c.label_selector = text), ONE, SELECTOR),
-    f("check", check, Cost::Fixed(350_000), "PathCheck.(string)Decision|ResourceCheck.(string)Decision"),
-    f("allowed", |a, _| answer(a).map(|d| Value::Bool(d.allowed)), ONE, "Decision.()bool"),
-    f("reason", |a, _| answer(a).map(|d| Value::string(d.reason.clone())), ONE, "Decision.()string"),
-    f("errored", |a, _| answer(a).map(|d| Value::Bool(!d.error.is_empty())), ONE, "Decision.()bool"),
-    f("error", |a, _| answer(a).map(|d| Value::string(d.error.clone())), ONE, "Decision.()string"),
+    f(
+        "fieldSelector",
+        |a, _| set(a, |c, text| c.field_selector = text),
+        ONE,
+        SELECTOR,
+    ),
+    f(
+        "labelSelector",
+        |a, _| set(a, |c, text| c.label_selector = text),
+        ONE,
+        SELECTOR,
+    ),
+    f(
+        "check",
+        check,
+        Cost::Fixed(350_000),
+        "PathCheck.(string)Decision|ResourceCheck.(string)Decision",
+    ),
+    f(
+        "allowed",
+        |a, _| answer(a).map(|d| Value::Bool(d.allowed)),
+        ONE,
+        "Decision.()bool",
+    ),
+    f(
+        "reason",
+        |a, _| answer(a).map(|d| Value::string(d.reason.clone())),
+        ONE,
+        "Decision.()string",
+    ),
+    f(
+        "errored",
+        |a, _| answer(a).map(|d| Value::Bool(!d.error.is_empty())),
+        ONE,
+        "Decision.()bool",
+    ),
+    f(
+        "error",
+        |a, _| answer(a).map(|d| Value::string(d.error.clone())),
+        ONE,
+        "Decision.()string",
+    ),
 ];
 
 fn opaque<'v>(args: &'v [Value<'_>]) -> std::result::Result<&'v Opaque, Error> {

@@ -20,7 +20,9 @@ const FORMATS: &[(&str, Check)] = &[
     ("qualifiedName", api::names::qualified_name),
     ("labelValue", api::names::label_value),
     ("dns1123LabelPrefix", |text| api::names::dns1123_label(&prefix(text))),
-    ("dns1123SubdomainPrefix", |text| api::names::dns1123_subdomain(&prefix(text))),
+    ("dns1123SubdomainPrefix", |text| {
+        api::names::dns1123_subdomain(&prefix(text))
+    }),
     ("dns1035LabelPrefix", |text| api::names::dns1035_label(&prefix(text))),
     ("uri", |text| match text.split_once(':') {
         Some((scheme, _)) if !scheme.is_empty() => Vec::new(),
@@ -32,9 +34,11 @@ const FORMATS: &[(&str, Check)] = &[
         Ok(_) => Vec::new(),
         Err(_) => vec!["illegal base64 data".into()],
     }),
-    ("date", |text| match time::parse_timestamp(&format!("{text}T00:00:00Z")) {
-        Ok(_) if text.len() == 10 => Vec::new(),
-        _ => vec!["invalid date".into()],
+    ("date", |text| {
+        match time::parse_timestamp(&format!("{text}T00:00:00Z")) {
+            Ok(_) if text.len() == 10 => Vec::new(),
+            _ => vec!["invalid date".into()],
+        }
     }),
     ("datetime", |text| match time::parse_timestamp(text) {
         Ok(_) => Vec::new(),
@@ -44,15 +48,55 @@ const FORMATS: &[(&str, Check)] = &[
 
 pub(super) const FUNCTIONS: &[Function] = &[
     f("format.named", named, ONE, "(string)optional(NamedFormat)"),
-    f("validate", validate, Cost::Scan, "NamedFormat.(string)optional(list(string))"),
-    f("format.dns1123Label", |_, _| format("dns1123Label"), ONE, "()NamedFormat"),
-    f("format.dns1123Subdomain", |_, _| format("dns1123Subdomain"), ONE, "()NamedFormat"),
-    f("format.dns1035Label", |_, _| format("dns1035Label"), ONE, "()NamedFormat"),
-    f("format.qualifiedName", |_, _| format("qualifiedName"), ONE, "()NamedFormat"),
+    f(
+        "validate",
+        validate,
+        Cost::Scan,
+        "NamedFormat.(string)optional(list(string))",
+    ),
+    f(
+        "format.dns1123Label",
+        |_, _| format("dns1123Label"),
+        ONE,
+        "()NamedFormat",
+    ),
+    f(
+        "format.dns1123Subdomain",
+        |_, _| format("dns1123Subdomain"),
+        ONE,
+        "()NamedFormat",
+    ),
+    f(
+        "format.dns1035Label",
+        |_, _| format("dns1035Label"),
+        ONE,
+        "()NamedFormat",
+    ),
+    f(
+        "format.qualifiedName",
+        |_, _| format("qualifiedName"),
+        ONE,
+        "()NamedFormat",
+    ),
     f("format.labelValue", |_, _| format("labelValue"), ONE, "()NamedFormat"),
-    f("format.dns1123LabelPrefix", |_, _| format("dns1123LabelPrefix"), ONE, "()NamedFormat"),
-    f("format.dns1123SubdomainPrefix", |_, _| format("dns1123SubdomainPrefix"), ONE, "()NamedFormat"),
-    f("format.dns1035LabelPrefix", |_, _| format("dns1035LabelPrefix"), ONE, "()NamedFormat"),
+    f(
+        "format.dns1123LabelPrefix",
+        |_, _| format("dns1123LabelPrefix"),
+        ONE,
+        "()NamedFormat",
+    ),
+    f(
+        "format.dns1123SubdomainPrefix",
+        |_, _| format("dns1123SubdomainPrefix"),
+        ONE,
+        "()NamedFormat",
+    ),
+    f(
+        "format.dns1035LabelPrefix",
+        |_, _| format("dns1035LabelPrefix"),
+        ONE,
+        "()NamedFormat",
+    ),
     f("format.uri", |_, _| format("uri"), ONE, "()NamedFormat"),
     f("format.uuid", |_, _| format("uuid"), ONE, "()NamedFormat"),
     f("format.byte", |_, _| format("byte"), ONE, "()NamedFormat"),

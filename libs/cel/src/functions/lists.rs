@@ -27,8 +27,18 @@ pub(super) const FUNCTIONS: &[Function] = &[
         Cost::Items,
         "list(int).()int|list(uint).()uint|list(double).()double|list(duration).()duration",
     ),
-    f("min", |a, fuel| extreme(a, fuel, "min", Ordering::Less), Cost::Items, COMPARABLE),
-    f("max", |a, fuel| extreme(a, fuel, "max", Ordering::Greater), Cost::Items, COMPARABLE),
+    f(
+        "min",
+        |a, fuel| extreme(a, fuel, "min", Ordering::Less),
+        Cost::Items,
+        COMPARABLE,
+    ),
+    f(
+        "max",
+        |a, fuel| extreme(a, fuel, "max", Ordering::Greater),
+        Cost::Items,
+        COMPARABLE,
+    ),
 ];
 
 fn list<'v, 'a>(args: &'v [Value<'a>]) -> std::result::Result<&'v List<'a>, Error> {
@@ -99,5 +109,7 @@ pub(super) fn index_of<'a>(list: &List<'a>, wanted: &Value<'a>, fuel: &mut Fuel<
             }
         }
     }
-    Ok(Value::Int(found.map_or(-1, |index| i64::try_from(index).unwrap_or(i64::MAX))))
+    Ok(Value::Int(
+        found.map_or(-1, |index| i64::try_from(index).unwrap_or(i64::MAX)),
+    ))
 }

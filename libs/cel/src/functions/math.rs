@@ -14,7 +14,12 @@ const EXTREME: &str = "(int)int|(uint)uint|(double)double|(int,int)int|(uint,uin
     (list(int))int|(list(uint))uint|(list(double))double|(list(dyn))dyn|(dyn,dyn,dyn)dyn|(dyn,dyn,dyn,dyn)dyn";
 
 pub(super) const FUNCTIONS: &[Function] = &[
-    f("math.greatest", |a, l| extreme(a, l, Ordering::Greater), Cost::Items, EXTREME),
+    f(
+        "math.greatest",
+        |a, l| extreme(a, l, Ordering::Greater),
+        Cost::Items,
+        EXTREME,
+    ),
     f("math.least", |a, l| extreme(a, l, Ordering::Less), Cost::Items, EXTREME),
     f("math.abs", abs, ONE, "(int)int|(uint)uint|(double)double"),
     f("math.sign", sign, ONE, "(int)int|(uint)uint|(double)double"),
@@ -52,7 +57,10 @@ fn extreme<'a>(args: &[Value<'a>], fuel: &mut Fuel<'_>, wanted: Ordering) -> Res
 
 fn abs<'a>(args: &[Value<'a>], _: &mut Fuel<'_>) -> Result<'a> {
     match args {
-        [Value::Int(n)] => n.checked_abs().map(Value::Int).ok_or_else(|| Error::value("integer overflow")),
+        [Value::Int(n)] => n
+            .checked_abs()
+            .map(Value::Int)
+            .ok_or_else(|| Error::value("integer overflow")),
         [Value::Uint(n)] => Ok(Value::Uint(*n)),
         [Value::Double(d)] => Ok(Value::Double(d.abs())),
         _ => Err(Error::no_such_overload()),

@@ -24,7 +24,7 @@ use std::sync::{Arc, OnceLock};
 use crate::error::Error;
 use crate::fuel::Fuel;
 use crate::types::{OPAQUE, Type};
-use crate::value::{List, Map, Value};
+use crate::value::Value;
 
 /// An implementation; a member function's target is the first argument.
 pub(crate) type Run = for<'a> fn(&[Value<'a>], &mut Fuel<'_>) -> Result<Value<'a>, Error>;
@@ -269,14 +269,13 @@ fn traversal(value: &Value<'_>, fuel: &mut Fuel<'_>) -> Result<u64, Error> {
         fuel.work(1)?;
         match value {
             Value::String(_) | Value::Bytes(_) => sum += value.cost_size(fuel)? / 10,
-            Value::List(List::Json { items, .. }) if items.is_empty() => {}
             Value::List(list) => {
                 fuel.work(list.len() as u64)?;
                 for item in list.iter() {
                     open.push(item?);
                 }
             }
-            Value::Map(map @ (Map::Json { .. } | Map::Owned(_) | Map::Message(..))) => {
+            Value::Map(map) => {
                 fuel.work(map.len() as u64)?;
                 for (key, item) in map.iter() {
                     open.push(key.value());

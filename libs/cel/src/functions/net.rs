@@ -11,20 +11,75 @@ type Result<'a> = std::result::Result<Value<'a>, Error>;
 
 pub(super) const FUNCTIONS: &[Function] = &[
     f("ip", ip, Cost::Scan, "(string)IP|CIDR.()IP"),
-    f("isIP", |a, _| is(a, |text| parse_ip(text).is_ok()), Cost::Scan, "(string)bool"),
+    f(
+        "isIP",
+        |a, _| is(a, |text| parse_ip(text).is_ok()),
+        Cost::Scan,
+        "(string)bool",
+    ),
     f("ip.isCanonical", canonical, Cost::Rewrite, "(string)bool"),
-    f("family", |a, _| address(a, |ip| Value::Int(if ip.is_ipv4() { 4 } else { 6 })), ONE, "IP.()int"),
-    f("isUnspecified", |a, _| address(a, |ip| Value::Bool(ip.is_unspecified())), ONE, "IP.()bool"),
-    f("isLoopback", |a, _| address(a, |ip| Value::Bool(ip.is_loopback())), ONE, "IP.()bool"),
-    f("isLinkLocalMulticast", |a, _| address(a, |ip| Value::Bool(link_local_multicast(ip))), ONE, "IP.()bool"),
-    f("isLinkLocalUnicast", |a, _| address(a, |ip| Value::Bool(link_local_unicast(ip))), ONE, "IP.()bool"),
-    f("isGlobalUnicast", |a, _| address(a, |ip| Value::Bool(global_unicast(ip))), ONE, "IP.()bool"),
+    f(
+        "family",
+        |a, _| address(a, |ip| Value::Int(if ip.is_ipv4() { 4 } else { 6 })),
+        ONE,
+        "IP.()int",
+    ),
+    f(
+        "isUnspecified",
+        |a, _| address(a, |ip| Value::Bool(ip.is_unspecified())),
+        ONE,
+        "IP.()bool",
+    ),
+    f(
+        "isLoopback",
+        |a, _| address(a, |ip| Value::Bool(ip.is_loopback())),
+        ONE,
+        "IP.()bool",
+    ),
+    f(
+        "isLinkLocalMulticast",
+        |a, _| address(a, |ip| Value::Bool(link_local_multicast(ip))),
+        ONE,
+        "IP.()bool",
+    ),
+    f(
+        "isLinkLocalUnicast",
+        |a, _| address(a, |ip| Value::Bool(link_local_unicast(ip))),
+        ONE,
+        "IP.()bool",
+    ),
+    f(
+        "isGlobalUnicast",
+        |a, _| address(a, |ip| Value::Bool(global_unicast(ip))),
+        ONE,
+        "IP.()bool",
+    ),
     f("cidr", cidr, Cost::Scan, "(string)CIDR"),
-    f("isCIDR", |a, _| is(a, |text| parse_cidr(text).is_ok()), Cost::Scan, "(string)bool"),
-    f("containsIP", contains_ip, Cost::Address(2, 0), "CIDR.(IP)bool|CIDR.(string)bool"),
-    f("containsCIDR", contains_cidr, Cost::Address(3, 1), "CIDR.(CIDR)bool|CIDR.(string)bool"),
+    f(
+        "isCIDR",
+        |a, _| is(a, |text| parse_cidr(text).is_ok()),
+        Cost::Scan,
+        "(string)bool",
+    ),
+    f(
+        "containsIP",
+        contains_ip,
+        Cost::Address(2, 0),
+        "CIDR.(IP)bool|CIDR.(string)bool",
+    ),
+    f(
+        "containsCIDR",
+        contains_cidr,
+        Cost::Address(3, 1),
+        "CIDR.(CIDR)bool|CIDR.(string)bool",
+    ),
     f("masked", masked, ONE, "CIDR.()CIDR"),
-    f("prefixLength", |a, _| network(a).map(|(_, n)| Value::Int(i64::from(n))), ONE, "CIDR.()int"),
+    f(
+        "prefixLength",
+        |a, _| network(a).map(|(_, n)| Value::Int(i64::from(n))),
+        ONE,
+        "CIDR.()int",
+    ),
 ];
 
 fn shown(text: &str) -> String {
@@ -32,7 +87,12 @@ fn shown(text: &str) -> String {
 }
 
 fn parse_ip(text: &str) -> std::result::Result<IpAddr, Error> {
-    let fail = |why: &str| Error::value(format!("IP Address {:?} parse error during conversion from string: {why}", shown(text)));
+    let fail = |why: &str| {
+        Error::value(format!(
+            "IP Address {:?} parse error during conversion from string: {why}",
+            shown(text)
+        ))
+    };
     let ip: IpAddr = text
         .parse()
         .map_err(|_| fail(&format!("ParseAddr({:?}): unable to parse IP", shown(text))))?;
@@ -57,8 +117,10 @@ fn parse_cidr(text: &str) -> std::result::Result<(IpAddr, u8), Error> {
         Ok(ip) => ip,
         Err(_) => return Err(fail(&format!("ParseAddr({:?}): unable to parse IP", shown(ip)))),
     };
-    let proper = prefix.len() <= 3 && prefix.bytes().all(|b| b.is_ascii_digit()) && (prefix == "0" || !prefix.starts_with('0'));
-    let length: u8 = if proper { prefix.parse().ok() } else { None }.ok_or_else(|| fail(&format!("bad bits after slash: {:?}", shown(prefix))))?;
+    let proper =
+        prefix.len() <= 3 && prefix.bytes().all(|b| b.is_ascii_digit()) && (prefix == "0" || !prefix.starts_with('0'));
+    let length: u8 = if proper { prefix.parse().ok() } else { None }
+        .ok_or_else(|| fail(&format!("bad bits after slash: {:?}", shown(prefix))))?;
     if length > width(&ip) {
         return Err(fail("prefix length out of range"));
     }

@@ -34,7 +34,14 @@ fn some<'a>(args: &[Value<'a>]) -> Result<'a> {
 
 fn non_zero<'a>(args: &[Value<'a>], _: &mut Fuel<'_>) -> Result<'a> {
     let zero = match args {
-        [Value::Null | Value::Bool(false) | Value::Int(0) | Value::Uint(0) | Value::Duration(0) | Value::Optional(None)] => true,
+        [
+            Value::Null
+            | Value::Bool(false)
+            | Value::Int(0)
+            | Value::Uint(0)
+            | Value::Duration(0)
+            | Value::Optional(None),
+        ] => true,
         [Value::Double(d)] => *d == 0.0,
         [Value::String(text)] => text.is_empty(),
         [Value::Bytes(bytes)] => bytes.is_empty(),

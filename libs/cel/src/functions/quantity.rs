@@ -15,12 +15,37 @@ type Result<'a> = std::result::Result<Value<'a>, Error>;
 pub(super) const FUNCTIONS: &[Function] = &[
     f("quantity", make, Cost::Scan, "(string)Quantity"),
     f("isQuantity", is_quantity, Cost::Scan, "(string)bool"),
-    f("sign", |a, _| one(a).map(|q| Value::Int(sign(q))), ONE, "Quantity.()int"),
-    f("isInteger", |a, _| one(a).map(|q| Value::Bool(whole(q).is_some())), ONE, "Quantity.()bool"),
+    f(
+        "sign",
+        |a, _| one(a).map(|q| Value::Int(sign(q))),
+        ONE,
+        "Quantity.()int",
+    ),
+    f(
+        "isInteger",
+        |a, _| one(a).map(|q| Value::Bool(whole(q).is_some())),
+        ONE,
+        "Quantity.()bool",
+    ),
     f("asInteger", as_integer, ONE, "Quantity.()int"),
-    f("asApproximateFloat", |a, _| one(a).map(|q| Value::Double(q.as_f64())), ONE, "Quantity.()double"),
-    f("add", |a, _| combine(a, |x, y| x + y), ONE, "Quantity.(Quantity)Quantity|Quantity.(int)Quantity"),
-    f("sub", |a, _| combine(a, |x, y| x - y), ONE, "Quantity.(Quantity)Quantity|Quantity.(int)Quantity"),
+    f(
+        "asApproximateFloat",
+        |a, _| one(a).map(|q| Value::Double(q.as_f64())),
+        ONE,
+        "Quantity.()double",
+    ),
+    f(
+        "add",
+        |a, _| combine(a, |x, y| x + y),
+        ONE,
+        "Quantity.(Quantity)Quantity|Quantity.(int)Quantity",
+    ),
+    f(
+        "sub",
+        |a, _| combine(a, |x, y| x - y),
+        ONE,
+        "Quantity.(Quantity)Quantity|Quantity.(int)Quantity",
+    ),
     f(
         "isLessThan",
         |a, _| order(a).map(|o| Value::Bool(o.is_lt())),

@@ -15,9 +15,19 @@ const PATTERN_SIZE: usize = 1 << 20;
 const COMPILE_WORK: u64 = 2_000;
 
 pub(super) const FUNCTIONS: &[Function] = &[
-    f("matches", matches, Cost::Match, "string.(string)bool|(string,string)bool"),
+    f(
+        "matches",
+        matches,
+        Cost::Match,
+        "string.(string)bool|(string,string)bool",
+    ),
     f("find", find, Cost::Match, "string.(string)string"),
-    f("findAll", find_all, Cost::Match, "string.(string)list(string)|string.(string,int)list(string)"),
+    f(
+        "findAll",
+        find_all,
+        Cost::Match,
+        "string.(string)list(string)|string.(string,int)list(string)",
+    ),
 ];
 
 /// A pattern, or why it is none.
@@ -27,7 +37,12 @@ pub(crate) fn compile(pattern: &str) -> std::result::Result<Regex, String> {
         .dfa_size_limit(PATTERN_SIZE)
         .nest_limit(100)
         .build()
-        .map_err(|_| format!("error parsing regexp: `{}`", pattern.chars().take(200).collect::<String>()))
+        .map_err(|_| {
+            format!(
+                "error parsing regexp: `{}`",
+                pattern.chars().take(200).collect::<String>()
+            )
+        })
 }
 
 fn prepare(text: &str, pattern: &str, fuel: &mut Fuel<'_>) -> std::result::Result<Regex, Error> {
@@ -46,7 +61,10 @@ fn matches<'a>(args: &[Value<'a>], fuel: &mut Fuel<'_>) -> Result<'a> {
 fn find<'a>(args: &[Value<'a>], fuel: &mut Fuel<'_>) -> Result<'a> {
     match args {
         [Value::String(text), Value::String(pattern)] => {
-            let found = prepare(text, pattern, fuel)?.find(text).map_or("", |m| m.as_str()).to_owned();
+            let found = prepare(text, pattern, fuel)?
+                .find(text)
+                .map_or("", |m| m.as_str())
+                .to_owned();
             crate::json::text(found, fuel)
         }
         _ => Err(Error::no_such_overload()),

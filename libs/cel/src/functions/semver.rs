@@ -33,7 +33,11 @@ fn read(args: &[Value<'_>]) -> std::result::Result<std::result::Result<Semver, &
     if text.len() > 1024 {
         return Ok(Err("No Major.Minor.Patch elements found"));
     }
-    Ok(if normalize { parse(&normalized(text)) } else { parse(text) })
+    Ok(if normalize {
+        parse(&normalized(text))
+    } else {
+        parse(text)
+    })
 }
 
 fn make<'a>(args: &[Value<'a>], _: &mut Fuel<'_>) -> Result<'a> {
@@ -58,14 +62,22 @@ fn number<'a>(args: &[Value<'a>], at: usize) -> Result<'a> {
 
 /// The order of two versions, if that is what the arguments are.
 pub(super) fn order(args: &[Value<'_>]) -> Option<Ordering> {
-    let [Value::Opaque(a), Value::Opaque(b)] = args else { return None };
-    let (Opaque::Semver(a), Opaque::Semver(b)) = (&**a, &**b) else { return None };
-    Some(a.numbers.cmp(&b.numbers).then_with(|| match (a.pre.is_empty(), b.pre.is_empty()) {
-        (true, true) => Ordering::Equal,
-        (true, false) => Ordering::Greater,
-        (false, true) => Ordering::Less,
-        _ => pre(&a.pre, &b.pre),
-    }))
+    let [Value::Opaque(a), Value::Opaque(b)] = args else {
+        return None;
+    };
+    let (Opaque::Semver(a), Opaque::Semver(b)) = (&**a, &**b) else {
+        return None;
+    };
+    Some(
+        a.numbers
+            .cmp(&b.numbers)
+            .then_with(|| match (a.pre.is_empty(), b.pre.is_empty()) {
+                (true, true) => Ordering::Equal,
+                (true, false) => Ordering::Greater,
+                (false, true) => Ordering::Less,
+                _ => pre(&a.pre, &b.pre),
+            }),
+    )
 }
 
 fn pre(a: &[String], b: &[String]) -> Ordering {
@@ -106,7 +118,10 @@ fn parse(text: &str) -> std::result::Result<Semver, &'static str> {
     if !pre.iter().all(valid) || !build.map(identifiers).unwrap_or_default().iter().all(valid) {
         return Err("Invalid character(s) found in prerelease or build");
     }
-    if pre.iter().any(|id| id.len() > 1 && id.starts_with('0') && id.bytes().all(|b| b.is_ascii_digit())) {
+    if pre
+        .iter()
+        .any(|id| id.len() > 1 && id.starts_with('0') && id.bytes().all(|b| b.is_ascii_digit()))
+    {
         return Err("Numeric PreRelease version must not contain leading zeroes");
     }
     Ok(Semver { numbers, pre })
@@ -121,7 +136,11 @@ fn normalized(text: &str) -> String {
         .split('.')
         .map(|part| {
             let short = part.trim_start_matches('0');
-            if short.is_empty() && !part.is_empty() { "0".to_owned() } else { short.to_owned() }
+            if short.is_empty() && !part.is_empty() {
+                "0".to_owned()
+            } else {
+                short.to_owned()
+            }
         })
         .collect();
     if rest.is_empty() {

@@ -9,14 +9,24 @@ use crate::value::{List, Value};
 type Result<'a> = std::result::Result<Value<'a>, Error>;
 
 pub(super) const FUNCTIONS: &[Function] = &[
-    f("sets.contains", |a, fuel| pair(a, fuel, covers), Cost::Fixed(1), "(list(A),list(A))bool"),
+    f(
+        "sets.contains",
+        |a, fuel| pair(a, fuel, covers),
+        Cost::Fixed(1),
+        "(list(A),list(A))bool",
+    ),
     f(
         "sets.equivalent",
         |a, fuel| pair(a, fuel, |x, y, fuel| Ok(covers(x, y, fuel)? && covers(y, x, fuel)?)),
         Cost::Fixed(1),
         "(list(A),list(A))bool",
     ),
-    f("sets.intersects", |a, fuel| pair(a, fuel, meets), Cost::Fixed(1), "(list(A),list(A))bool"),
+    f(
+        "sets.intersects",
+        |a, fuel| pair(a, fuel, meets),
+        Cost::Fixed(1),
+        "(list(A),list(A))bool",
+    ),
 ];
 
 type Test = fn(&List<'_>, &List<'_>, &mut Fuel<'_>) -> std::result::Result<bool, Error>;

@@ -17,12 +17,42 @@ const ORDERED: &str = "(bool,bool)bool|(int,int)bool|(int,uint)bool|(int,double)
     (timestamp,timestamp)bool|(duration,duration)bool";
 
 pub(super) const FUNCTIONS: &[Function] = &[
-    f("_==_", |a, fuel| eq(a, fuel).map(Value::Bool), Cost::Compare, "(A,A)bool"),
-    f("_!=_", |a, fuel| eq(a, fuel).map(|same| Value::Bool(!same)), Cost::Compare, "(A,A)bool"),
-    f("_<_", |a, fuel| compare(a, fuel, Ordering::is_lt), Cost::Compare, ORDERED),
-    f("_<=_", |a, fuel| compare(a, fuel, Ordering::is_le), Cost::Compare, ORDERED),
-    f("_>_", |a, fuel| compare(a, fuel, Ordering::is_gt), Cost::Compare, ORDERED),
-    f("_>=_", |a, fuel| compare(a, fuel, Ordering::is_ge), Cost::Compare, ORDERED),
+    f(
+        "_==_",
+        |a, fuel| eq(a, fuel).map(Value::Bool),
+        Cost::Compare,
+        "(A,A)bool",
+    ),
+    f(
+        "_!=_",
+        |a, fuel| eq(a, fuel).map(|same| Value::Bool(!same)),
+        Cost::Compare,
+        "(A,A)bool",
+    ),
+    f(
+        "_<_",
+        |a, fuel| compare(a, fuel, Ordering::is_lt),
+        Cost::Compare,
+        ORDERED,
+    ),
+    f(
+        "_<=_",
+        |a, fuel| compare(a, fuel, Ordering::is_le),
+        Cost::Compare,
+        ORDERED,
+    ),
+    f(
+        "_>_",
+        |a, fuel| compare(a, fuel, Ordering::is_gt),
+        Cost::Compare,
+        ORDERED,
+    ),
+    f(
+        "_>=_",
+        |a, fuel| compare(a, fuel, Ordering::is_ge),
+        Cost::Compare,
+        ORDERED,
+    ),
     f(
         "_+_",
         add,
@@ -37,13 +67,23 @@ pub(super) const FUNCTIONS: &[Function] = &[
         "(int,int)int|(uint,uint)uint|(double,double)double|(duration,duration)duration|(timestamp,duration)timestamp|\
          (timestamp,timestamp)duration",
     ),
-    f("_*_", multiply, ONE, "(int,int)int|(uint,uint)uint|(double,double)double"),
+    f(
+        "_*_",
+        multiply,
+        ONE,
+        "(int,int)int|(uint,uint)uint|(double,double)double",
+    ),
     f("_/_", divide, ONE, "(int,int)int|(uint,uint)uint|(double,double)double"),
     f("_%_", modulo, ONE, "(int,int)int|(uint,uint)uint"),
     f("-_", negate, ONE, "(int)int|(double)double"),
     f("!_", not, ONE, "(bool)bool"),
     f("@in", contained, Cost::Member, "(A,list(A))bool|(A,map(A,B))bool"),
-    f("_[_]", index, ONE, "(list(A),int)A|(map(A,B),A)B|(optional(list(A)),int)optional(A)|(optional(map(A,B)),A)optional(B)"),
+    f(
+        "_[_]",
+        index,
+        ONE,
+        "(list(A),int)A|(map(A,B),A)B|(optional(list(A)),int)optional(A)|(optional(map(A,B)),A)optional(B)",
+    ),
     f(
         "_[?_]",
         index_optional,
@@ -58,9 +98,19 @@ pub(super) const FUNCTIONS: &[Function] = &[
     ),
     f("type", |a, _| Ok(Value::Type(one(a)?.type_name())), ONE, "(A)type(A)"),
     f("dyn", |a, _| Ok(one(a)?.clone()), ONE, "(A)dyn"),
-    f("int", to_int, ONE, "(int)int|(uint)int|(double)int|(string)int|(timestamp)int|(duration)int"),
+    f(
+        "int",
+        to_int,
+        ONE,
+        "(int)int|(uint)int|(double)int|(string)int|(timestamp)int|(duration)int",
+    ),
     f("uint", to_uint, ONE, "(uint)uint|(int)uint|(double)uint|(string)uint"),
-    f("double", to_double, ONE, "(double)double|(int)double|(uint)double|(string)double"),
+    f(
+        "double",
+        to_double,
+        ONE,
+        "(double)double|(int)double|(uint)double|(string)double",
+    ),
     f("bool", to_bool, ONE, "(bool)bool|(string)bool"),
     f(
         "string",
@@ -148,7 +198,9 @@ fn multiply<'a>(args: &[Value<'a>], _: &mut Fuel<'_>) -> Result<'a> {
 
 fn divide<'a>(args: &[Value<'a>], _: &mut Fuel<'_>) -> Result<'a> {
     Ok(match args {
-        [Value::Int(_), Value::Int(0)] | [Value::Uint(_), Value::Uint(0)] => return Err(Error::value("division by zero")),
+        [Value::Int(_), Value::Int(0)] | [Value::Uint(_), Value::Uint(0)] => {
+            return Err(Error::value("division by zero"));
+        }
         [Value::Int(a), Value::Int(b)] => Value::Int(a.checked_div(*b).ok_or_else(overflow)?),
         [Value::Uint(a), Value::Uint(b)] => Value::Uint(a / b),
         [Value::Double(a), Value::Double(b)] => Value::Double(a / b),
@@ -158,7 +210,9 @@ fn divide<'a>(args: &[Value<'a>], _: &mut Fuel<'_>) -> Result<'a> {
 
 fn modulo<'a>(args: &[Value<'a>], _: &mut Fuel<'_>) -> Result<'a> {
     Ok(match args {
-        [Value::Int(_), Value::Int(0)] | [Value::Uint(_), Value::Uint(0)] => return Err(Error::value("modulus by zero")),
+        [Value::Int(_), Value::Int(0)] | [Value::Uint(_), Value::Uint(0)] => {
+            return Err(Error::value("modulus by zero"));
+        }
         [Value::Int(a), Value::Int(b)] => Value::Int(a.checked_rem(*b).ok_or_else(overflow)?),
         [Value::Uint(a), Value::Uint(b)] => Value::Uint(a % b),
         _ => return bad(),
@@ -262,13 +316,16 @@ fn to_int<'a>(args: &[Value<'a>], fuel: &mut Fuel<'_>) -> Result<'a> {
     Ok(Value::Int(match one(args)? {
         Value::Int(n) => *n,
         Value::Uint(n) => i64::try_from(*n).map_err(|_| overflow())?,
-        Value::Double(d) if d.is_finite() && *d > -9_223_372_036_854_775_808.0 && *d < 9_223_372_036_854_775_807.0 => *d as i64,
+        Value::Double(d) if d.is_finite() && *d > -9_223_372_036_854_775_808.0 && *d < 9_223_372_036_854_775_807.0 => {
+            *d as i64
+        }
         Value::Double(_) => return Err(overflow()),
         Value::Timestamp(t) => t.as_second(),
         Value::Duration(d) => *d,
         Value::String(text) => {
             fuel.work(text.len() as u64)?;
-            text.parse().map_err(|e: std::num::ParseIntError| not_a_number("ParseInt", text, &e))?
+            text.parse()
+                .map_err(|e: std::num::ParseIntError| not_a_number("ParseInt", text, &e))?
         }
         _ => return bad(),
     }))
@@ -282,7 +339,8 @@ fn to_uint<'a>(args: &[Value<'a>], fuel: &mut Fuel<'_>) -> Result<'a> {
         Value::Double(_) => return Err(unsigned_overflow()),
         Value::String(text) => {
             fuel.work(text.len() as u64)?;
-            text.parse().map_err(|e: std::num::ParseIntError| not_a_number("ParseUint", text, &e))?
+            text.parse()
+                .map_err(|e: std::num::ParseIntError| not_a_number("ParseUint", text, &e))?
         }
         _ => return bad(),
     }))
@@ -323,7 +381,9 @@ fn to_bool<'a>(args: &[Value<'a>], _: &mut Fuel<'_>) -> Result<'a> {
             "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
             other => {
                 let shown: String = other.chars().take(100).collect();
-                return Err(Error::value(format!("strconv.ParseBool: parsing {shown:?}: invalid syntax")));
+                return Err(Error::value(format!(
+                    "strconv.ParseBool: parsing {shown:?}: invalid syntax"
+                )));
             }
         },
         _ => return bad(),

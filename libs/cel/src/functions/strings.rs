@@ -13,9 +13,24 @@ type Result<'a> = std::result::Result<Value<'a>, Error>;
 const MAX_PRECISION: usize = 1000;
 
 pub(super) const FUNCTIONS: &[Function] = &[
-    f("startsWith", |a, l| test(a, l, |s, t| s.starts_with(t)), Cost::Scan, "string.(string)bool"),
-    f("endsWith", |a, l| test(a, l, |s, t| s.ends_with(t)), Cost::Scan, "string.(string)bool"),
-    f("contains", |a, l| test(a, l, |s, t| s.contains(t)), Cost::Contains, "string.(string)bool"),
+    f(
+        "startsWith",
+        |a, l| test(a, l, |s, t| s.starts_with(t)),
+        Cost::Scan,
+        "string.(string)bool",
+    ),
+    f(
+        "endsWith",
+        |a, l| test(a, l, |s, t| s.ends_with(t)),
+        Cost::Scan,
+        "string.(string)bool",
+    ),
+    f(
+        "contains",
+        |a, l| test(a, l, |s, t| s.contains(t)),
+        Cost::Contains,
+        "string.(string)bool",
+    ),
     f("charAt", char_at, ONE, "string.(int)string"),
     f(
         "indexOf",
@@ -29,14 +44,54 @@ pub(super) const FUNCTIONS: &[Function] = &[
         Cost::Items,
         "string.(string)int|string.(string,int)int|list(A).(A)int",
     ),
-    f("lowerAscii", |a, l| map(a, l, str::to_ascii_lowercase), Cost::Scan, "string.()string"),
-    f("upperAscii", |a, l| map(a, l, str::to_ascii_uppercase), Cost::Scan, "string.()string"),
-    f("trim", |a, l| map(a, l, |s| s.trim_matches(is_space).to_owned()), Cost::Scan, "string.()string"),
-    f("reverse", |a, l| map(a, l, |s| s.chars().rev().collect()), Cost::Rewrite, "string.()string"),
-    f("replace", replace, Cost::Rewrite, "string.(string,string)string|string.(string,string,int)string"),
-    f("split", split, Cost::Rewrite, "string.(string)list(string)|string.(string,int)list(string)"),
-    f("substring", substring, Cost::Scan, "string.(int)string|string.(int,int)string"),
-    f("join", join, Cost::Join, "list(string).()string|list(string).(string)string"),
+    f(
+        "lowerAscii",
+        |a, l| map(a, l, str::to_ascii_lowercase),
+        Cost::Scan,
+        "string.()string",
+    ),
+    f(
+        "upperAscii",
+        |a, l| map(a, l, str::to_ascii_uppercase),
+        Cost::Scan,
+        "string.()string",
+    ),
+    f(
+        "trim",
+        |a, l| map(a, l, |s| s.trim_matches(is_space).to_owned()),
+        Cost::Scan,
+        "string.()string",
+    ),
+    f(
+        "reverse",
+        |a, l| map(a, l, |s| s.chars().rev().collect()),
+        Cost::Rewrite,
+        "string.()string",
+    ),
+    f(
+        "replace",
+        replace,
+        Cost::Rewrite,
+        "string.(string,string)string|string.(string,string,int)string",
+    ),
+    f(
+        "split",
+        split,
+        Cost::Rewrite,
+        "string.(string)list(string)|string.(string,int)list(string)",
+    ),
+    f(
+        "substring",
+        substring,
+        Cost::Scan,
+        "string.(int)string|string.(int,int)string",
+    ),
+    f(
+        "join",
+        join,
+        Cost::Join,
+        "list(string).()string|list(string).(string)string",
+    ),
     f("format", format, Cost::Scan, "string.(list(dyn))string"),
     f("strings.quote", quote, Cost::Scan, "(string)string"),
 ];
@@ -70,7 +125,9 @@ fn map<'a>(args: &[Value<'a>], fuel: &mut Fuel<'_>, change: fn(&str) -> String) 
 }
 
 fn char_at<'a>(args: &[Value<'a>], fuel: &mut Fuel<'_>) -> Result<'a> {
-    let [Value::String(s), Value::Int(at)] = args else { return bad() };
+    let [Value::String(s), Value::Int(at)] = args else {
+        return bad();
+    };
     fuel.work(s.len() as u64 / 16)?;
     let out = || Error::value(format!("index out of range: {at}"));
     let index = usize::try_from(*at).map_err(|_| out())?;
@@ -175,7 +232,9 @@ fn substring<'a>(args: &[Value<'a>], fuel: &mut Fuel<'_>) -> Result<'a> {
     let count = i64::try_from(s.chars().count()).unwrap_or(i64::MAX);
     let last = end.unwrap_or(count);
     if start > last && end.is_some() {
-        return Err(Error::value(format!("invalid substring range. start: {start}, end: {last}")));
+        return Err(Error::value(format!(
+            "invalid substring range. start: {start}, end: {last}"
+        )));
     }
     if !(0..=count).contains(&start) {
         return Err(Error::value(format!("index out of range: {start}")));
@@ -236,7 +295,9 @@ fn quoted(s: &str) -> String {
 }
 
 fn format<'a>(args: &[Value<'a>], fuel: &mut Fuel<'_>) -> Result<'a> {
-    let [Value::String(pattern), Value::List(list)] = args else { return bad() };
+    let [Value::String(pattern), Value::List(list)] = args else {
+        return bad();
+    };
     let mut out = String::new();
     let mut items = list.iter();
     let mut rest: &str = pattern;
@@ -256,7 +317,9 @@ fn format<'a>(args: &[Value<'a>], fuel: &mut Fuel<'_>) -> Result<'a> {
                 .parse()
                 .map_err(|_| Error::value("error while formatting: unable to find end of precision specifier"))?;
             if digits > MAX_PRECISION {
-                return Err(Error::value(format!("precision {digits} exceeds maximum allowed precision {MAX_PRECISION}")));
+                return Err(Error::value(format!(
+                    "precision {digits} exceeds maximum allowed precision {MAX_PRECISION}"
+                )));
             }
             precision = Some(digits);
             rest = &after[end..];
@@ -382,7 +445,12 @@ fn plain(out: &mut String, item: &Value<'_>, fuel: &mut Fuel<'_>, depth: usize) 
             crate::value::Opaque::Quantity(q) => out.push_str(&q.to_string()),
             crate::value::Opaque::Ip(ip) => out.push_str(&ip.to_string()),
             crate::value::Opaque::Cidr(ip, prefix) => out.push_str(&format!("{ip}/{prefix}")),
-            other => return Err(Error::value(format!("error during formatting: string clause cannot be used on {}", other.type_name()))),
+            other => {
+                return Err(Error::value(format!(
+                    "error during formatting: string clause cannot be used on {}",
+                    other.type_name()
+                )));
+            }
         },
         Value::Optional(_) | Value::Lazy(_) => {
             let found = item.type_name();

@@ -16,17 +16,52 @@ const DATE: &str = "timestamp.()int|timestamp.(string)int";
 const CLOCK: &str = "timestamp.()int|timestamp.(string)int|duration.()int";
 
 pub(super) const FUNCTIONS: &[Function] = &[
-    f("timestamp", to_timestamp, ONE, "(timestamp)timestamp|(string)timestamp|(int)timestamp"),
-    f("duration", to_duration, ONE, "(duration)duration|(string)duration|(int)duration"),
+    f(
+        "timestamp",
+        to_timestamp,
+        ONE,
+        "(timestamp)timestamp|(string)timestamp|(int)timestamp",
+    ),
+    f(
+        "duration",
+        to_duration,
+        ONE,
+        "(duration)duration|(string)duration|(int)duration",
+    ),
     f("getFullYear", |a, _| part(a, |t| i64::from(t.year())), ONE, DATE),
     f("getMonth", |a, _| part(a, |t| i64::from(t.month()) - 1), ONE, DATE),
     f("getDate", |a, _| part(a, |t| i64::from(t.day())), ONE, DATE),
     f("getDayOfMonth", |a, _| part(a, |t| i64::from(t.day()) - 1), ONE, DATE),
-    f("getDayOfYear", |a, _| part(a, |t| i64::from(t.day_of_year()) - 1), ONE, DATE),
-    f("getDayOfWeek", |a, _| part(a, |t| i64::from(t.weekday().to_sunday_zero_offset())), ONE, DATE),
-    f("getHours", |a, _| clock(a, 3_600_000_000_000, |t| i64::from(t.hour())), ONE, CLOCK),
-    f("getMinutes", |a, _| clock(a, 60_000_000_000, |t| i64::from(t.minute())), ONE, CLOCK),
-    f("getSeconds", |a, _| clock(a, 1_000_000_000, |t| i64::from(t.second())), ONE, CLOCK),
+    f(
+        "getDayOfYear",
+        |a, _| part(a, |t| i64::from(t.day_of_year()) - 1),
+        ONE,
+        DATE,
+    ),
+    f(
+        "getDayOfWeek",
+        |a, _| part(a, |t| i64::from(t.weekday().to_sunday_zero_offset())),
+        ONE,
+        DATE,
+    ),
+    f(
+        "getHours",
+        |a, _| clock(a, 3_600_000_000_000, |t| i64::from(t.hour())),
+        ONE,
+        CLOCK,
+    ),
+    f(
+        "getMinutes",
+        |a, _| clock(a, 60_000_000_000, |t| i64::from(t.minute())),
+        ONE,
+        CLOCK,
+    ),
+    f(
+        "getSeconds",
+        |a, _| clock(a, 1_000_000_000, |t| i64::from(t.second())),
+        ONE,
+        CLOCK,
+    ),
     f("getMilliseconds", milliseconds, Cost::Fixed(1), CLOCK),
 ];
 
@@ -51,7 +86,11 @@ fn to_timestamp<'a>(args: &[Value<'a>], fuel: &mut Fuel<'_>) -> Result<'a> {
 /// RFC 3339.
 pub(crate) fn parse_timestamp(text: &str) -> std::result::Result<Timestamp, Error> {
     let zoned = text.ends_with(['Z', 'z']) || text.len() > 19 && text[text.len().min(19)..].contains(['+', '-']);
-    let parsed = if text.len() <= 64 && text.is_ascii() && zoned && text.as_bytes().get(10).is_some_and(|c| matches!(c, b'T' | b't')) {
+    let parsed = if text.len() <= 64
+        && text.is_ascii()
+        && zoned
+        && text.as_bytes().get(10).is_some_and(|c| matches!(c, b'T' | b't'))
+    {
         Timestamp::from_str(text).ok()
     } else {
         None
@@ -92,9 +131,13 @@ pub(crate) fn parse_duration(text: &str) -> std::result::Result<i64, Error> {
     }
     let mut total: i128 = 0;
     while !rest.is_empty() {
-        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let number = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(rest.len());
         let (digits, after) = rest.split_at(number);
-        let unit_end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let unit_end = after
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(after.len());
         let (unit, next) = after.split_at(unit_end);
         let scale: i128 = match unit {
             "ns" => 1,
@@ -106,14 +149,21 @@ pub(crate) fn parse_duration(text: &str) -> std::result::Result<i64, Error> {
             "" => return Err(Error::value(format!("time: missing unit in duration {:?}", shown()))),
             other => {
                 let other: String = other.chars().take(16).collect();
-                return Err(Error::value(format!("time: unknown unit {other:?} in duration {:?}", shown())));
+                return Err(Error::value(format!(
+                    "time: unknown unit {other:?} in duration {:?}",
+                    shown()
+                )));
             }
         };
         let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
         if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') || whole.len() > 20 {
             return Err(invalid());
         }
-        let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| invalid())? };
+        let whole: i128 = if whole.is_empty() {
+            0
+        } else {
+            whole.parse().map_err(|_| invalid())?
+        };
         total += whole * scale;
         let (mut part, mut weight): (i128, i128) = (0, scale);
         for digit in fraction.bytes().take(18) {
@@ -155,7 +205,12 @@ fn zoned(args: &[Value<'_>]) -> std::result::Result<Option<Zoned>, Error> {
 
 /// A name of the database, or an offset such as `-08:00` and `02:30`.
 fn time_zone(text: &str) -> std::result::Result<TimeZone, Error> {
-    let unknown = || Error::value(format!("unknown time zone {}", text.chars().take(64).collect::<String>()));
+    let unknown = || {
+        Error::value(format!(
+            "unknown time zone {}",
+            text.chars().take(64).collect::<String>()
+        ))
+    };
     let Some((hours, minutes)) = text.split_once(':') else {
         if text.len() > 64 {
             return Err(unknown());
@@ -169,7 +224,9 @@ fn time_zone(text: &str) -> std::result::Result<TimeZone, Error> {
         return Err(unknown());
     }
     let seconds = (hours * 60 + minutes) * 60 * if negative { -1 } else { 1 };
-    Offset::from_seconds(seconds).map(TimeZone::fixed).map_err(|_| unknown())
+    Offset::from_seconds(seconds)
+        .map(TimeZone::fixed)
+        .map_err(|_| unknown())
 }
 
 fn part<'a>(args: &[Value<'a>], get: fn(&Zoned) -> i64) -> Result<'a> {

@@ -17,17 +17,36 @@ pub struct Url {
     /// As escaped as it came, or escaped as little as possible.
     path: String,
     query: String,
-    user: String,
 }
 
 pub(super) const FUNCTIONS: &[Function] = &[
-    f("url", |a, fuel| make(a, fuel), Cost::Scan, "(string)URL"),
+    f("url", make, Cost::Scan, "(string)URL"),
     f("isURL", is_url, Cost::Scan, "(string)bool"),
-    f("getScheme", |a, l| part(a, l, |u| u.scheme.clone()), ONE, "URL.()string"),
+    f(
+        "getScheme",
+        |a, l| part(a, l, |u| u.scheme.clone()),
+        ONE,
+        "URL.()string",
+    ),
     f("getHost", |a, l| part(a, l, |u| u.host.clone()), ONE, "URL.()string"),
-    f("getHostname", |a, l| part(a, l, |u| split_port(&u.host).0.to_owned()), ONE, "URL.()string"),
-    f("getPort", |a, l| part(a, l, |u| split_port(&u.host).1.to_owned()), ONE, "URL.()string"),
-    f("getEscapedPath", |a, l| part(a, l, |u| u.path.clone()), ONE, "URL.()string"),
+    f(
+        "getHostname",
+        |a, l| part(a, l, |u| split_port(&u.host).0.to_owned()),
+        ONE,
+        "URL.()string",
+    ),
+    f(
+        "getPort",
+        |a, l| part(a, l, |u| split_port(&u.host).1.to_owned()),
+        ONE,
+        "URL.()string",
+    ),
+    f(
+        "getEscapedPath",
+        |a, l| part(a, l, |u| u.path.clone()),
+        ONE,
+        "URL.()string",
+    ),
     f("getQuery", query, ONE, "URL.()map(string,list(string))"),
 ];
 
@@ -40,7 +59,9 @@ fn make<'a>(args: &[Value<'a>], fuel: &mut Fuel<'_>) -> Result<'a> {
         Ok(url) => Ok(Value::Opaque(Opaque::Url(url).into())),
         Err(why) => {
             let shown: String = text.chars().take(200).collect();
-            Err(Error::value(format!("URL parse error during conversion from string: parse {shown:?}: {why}")))
+            Err(Error::value(format!(
+                "URL parse error during conversion from string: parse {shown:?}: {why}"
+            )))
         }
     }
 }
@@ -70,7 +91,11 @@ fn query<'a>(args: &[Value<'a>], fuel: &mut Fuel<'_>) -> Result<'a> {
     let url = url(args)?;
     fuel.allocate(url.query.len() * 2)?;
     let mut found: std::collections::BTreeMap<String, Vec<Value<'a>>> = Default::default();
-    for pair in url.query.split('&').filter(|pair| !pair.is_empty() && !pair.contains(';')) {
+    for pair in url
+        .query
+        .split('&')
+        .filter(|pair| !pair.is_empty() && !pair.contains(';'))
+    {
         fuel.allocate(128)?;
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let (Some(key), Some(value)) = (unescape(key, true), unescape(value, true)) else {
@@ -96,7 +121,12 @@ fn parse(text: &str) -> std::result::Result<Url, &'static str> {
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     if !rest.starts_with('/') {
         if !scheme.is_empty() {
-            return Ok(Url { scheme: scheme.to_ascii_lowercase(), host: String::new(), path: String::new(), query: query.into(), user: String::new() });
+            return Ok(Url {
+                scheme: scheme.to_ascii_lowercase(),
+                host: String::new(),
+                path: String::new(),
+                query: query.into(),
+            });
         }
         return Err("invalid URI for request");
     }
@@ -107,16 +137,19 @@ fn parse(text: &str) -> std::result::Result<Url, &'static str> {
         }
         _ => ("", rest),
     };
-    let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     check_host(host)?;
     let plain = unescape(path, false).ok_or("invalid URL escape")?;
-    let path = if path.bytes().all(is_path_byte) { path.to_owned() } else { escape(&plain) };
+    let path = if path.bytes().all(is_path_byte) {
+        path.to_owned()
+    } else {
+        escape(&plain)
+    };
     Ok(Url {
         scheme: scheme.to_ascii_lowercase(),
         host: unescape(host, false).ok_or("invalid URL escape")?,
         path,
         query: query.to_owned(),
-        user: user.to_owned(),
     })
 }
 
@@ -174,7 +207,10 @@ fn unescape(text: &str, query: bool) -> Option<String> {
     while let Some(b) = bytes.next() {
         match b {
             b'%' => {
-                let (high, low) = (char::from(bytes.next()?).to_digit(16)?, char::from(bytes.next()?).to_digit(16)?);
+                let (high, low) = (
+                    char::from(bytes.next()?).to_digit(16)?,
+                    char::from(bytes.next()?).to_digit(16)?,
+                );
                 out.push(u8::try_from(high * 16 + low).ok()?);
             }
             b'+' if query => out.push(b' '),
