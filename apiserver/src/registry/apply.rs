@@ -1,6 +1,8 @@
 //! Server-side apply, and the record of who manages which field of every object.
 
-use api::apply::{self, Writer};
+use std::borrow::Cow;
+
+use api::apply::{self, Schema, Versions, Writer};
 use api::{Error, codec};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -9,18 +11,18 @@ use super::create::Written;
 use super::decode::{self, Expected};
 use super::options::{FieldValidation, WriteOptions};
 use super::update::{Rules, check_identity};
-use super::{Access, Registry, convert, meta, scale};
+use super::{Access, Kind, Registry, convert, meta, scale};
 
 /// Notes in `new` what a create or update changed. An object whose managers nobody tracked stays so until its first apply.
 pub(super) fn track(access: &Access, old: Option<&Value>, new: &mut Value, options: &WriteOptions, now: Timestamp) {
-    let (api_version, now) = (access.kind.storage_api_version(), meta::time(now));
+    let (api_version, now) = (access.kind.api_version(), meta::time(now));
     let manager = if options.field_manager.is_empty() {
         &access.user.name
     } else {
         &options.field_manager
     };
     let writer = writer(access, manager, &api_version, &now);
-    if let Err(error) = apply::update(access.kind.message(), old, new, writer) {
+    if let Err(error) = apply::update(&Served(&access.kind), old, new, writer) {
         // The write itself is sound: it has been validated. As upstream, a record that cannot be kept does not stop it.
         tracing::warn!(key = %access.key(), %error, "managed fields are not up to date");
     }
@@ -39,6 +41,34 @@ fn writer<'a>(access: &'a Access, manager: &'a str, api_version: &'a str, now: &
         subresource,
         now,
         ignored,
+    }
+}
+
+/// The versions of a kind.
+struct Served<'k>(&'k Kind);
+
+impl Served<'_> {
+    fn kind(&self, api_version: &str) -> Option<&Kind> {
+        if self.0.api_version() == api_version {
+            return Some(self.0);
+        }
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        super::find(group, version, &self.0.info.resource).map(|kind| &**kind)
+    }
+}
+
+impl Versions for Served<'_> {
+    fn schema(&self, api_version: &str) -> Option<Schema<'_>> {
+        Some(Schema::Message(self.kind(api_version)?.info.message))
+    }
+
+    fn convert<'v>(&self, object: &'v Value, api_version: &str) -> Option<Cow<'v, Value>> {
+        let from = object.get("apiVersion").and_then(Value::as_str).unwrap_or("");
+        if from == api_version {
+            return Some(Cow::Borrowed(object));
+        }
+        let stored = convert::to_storage(self.kind(from)?, object.clone());
+        Some(Cow::Owned(convert::from_storage(self.kind(api_version)?, stored)))
     }
 }
 
@@ -85,7 +115,7 @@ impl Registry {
         check_type(&wanted, expected.api_version, expected.kind)?;
         declared(access, expected, &wanted)?;
         decode::normalize(expected, &wanted)?;
-        let mut config = json!({"apiVersion": kind.storage_api_version(), "kind": kind.storage.kind});
+        let mut config = json!({"apiVersion": kind.api_version(), "kind": kind.info.kind});
         if let Some(metadata) = wanted.get("metadata") {
             config["metadata"] = metadata.clone();
         }
@@ -98,7 +128,7 @@ impl Registry {
         Ok((scale::view(kind, &kind.stored_value(&written.entry)?), written))
     }
 
-    /// Applies an object in the storage version.
+    /// Applies an object in the requested version.
     async fn apply_object(
         &self,
         access: &Access,
@@ -107,9 +137,12 @@ impl Registry {
         options: &WriteOptions,
     ) -> Result<Written, Error> {
         let kind = &access.kind;
-        let (api_version, now) = (kind.storage_api_version(), meta::time(Timestamp::now()));
+        let (api_version, now) = (kind.api_version(), meta::time(Timestamp::now()));
         let writer = writer(access, &options.field_manager, &api_version, &now);
-        let merge = |live: Option<&Value>| apply::apply(kind.message(), live, config, writer, force).map_err(refused);
+        let merge = |live: Option<&Value>| {
+            let merged = apply::apply(&Served(kind), live, config, writer, force).map_err(refused)?;
+            Ok(convert::to_storage(kind, merged))
+        };
         let options = WriteOptions {
             applied: true,
             ..options.clone()
@@ -158,7 +191,7 @@ fn configuration(body: &[u8], validation: FieldValidation) -> Result<(Value, Vec
     }
 }
 
-/// The body as an object of the request's kind in the storage version.
+/// The body as an object of the request's kind.
 fn object(access: &Access, mut config: Value) -> Result<Value, Error> {
     let kind = &access.kind;
     let api_version = kind.api_version();
@@ -168,7 +201,7 @@ fn object(access: &Access, mut config: Value) -> Result<Value, Error> {
     // Only for its errors: what comes back has fields that the caller did not name.
     decode::normalize(expected, &config)?;
     identify(access, &mut config)?;
-    Ok(convert::to_storage(kind, config))
+    Ok(config)
 }
 
 /// The configuration says of what type it is, and rightly.
@@ -192,7 +225,7 @@ fn check_type(config: &Value, api_version: &str, kind: &str) -> Result<(), Error
 /// An apply names no field that the schema does not know, however fields are validated: it could not be said who manages it. As upstream,
 /// that is an error of the server.
 fn declared(access: &Access, expected: Expected<'_>, config: &Value) -> Result<(), Error> {
-    let faults = apply::undeclared(expected.message, config);
+    let faults = apply::undeclared(Schema::Message(expected.message), config);
     let why = match faults.as_slice() {
         [] => return Ok(()),
         [one] => one.clone(),

@@ -126,3 +126,127 @@ async fn replicas_are_applied_through_scale() {
     );
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_autoscaler_is_managed_in_the_version_it_was_written_in() {
+    let (server, _) = Server::start().await;
+    let http = Admin::new(&server);
+    let path = |version: &str, manager: &str| {
+        format!("/apis/autoscaling/{version}/namespaces/default/horizontalpodautoscalers/h?fieldManager={manager}")
+    };
+    let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "w"});
+    let v1 = json!({"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler",
+        "spec": {"maxReplicas": 3, "minReplicas": 1, "scaleTargetRef": target, "targetCPUUtilizationPercentage": 80}});
+    let (code, made) = http
+        .write(Method::PATCH, &path("v1", "one"), APPLY, v1.to_string())
+        .await;
+    assert_eq!(code, 201, "{made}");
+    let own = entry(&made, "one", "Apply");
+    assert_eq!(
+        (
+            &own["apiVersion"],
+            &own["fieldsV1"]["f:spec"]["f:targetCPUUtilizationPercentage"]
+        ),
+        (&json!("autoscaling/v1"), &json!({}))
+    );
+    // Through the other version the same fields are in conflict, under their names of the first.
+    let v2 = json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "spec": {"maxReplicas": 5, "scaleTargetRef": target}});
+    let (code, status) = http
+        .write(Method::PATCH, &path("v2", "two"), APPLY, v2.to_string())
+        .await;
+    assert_eq!(
+        (code, status["message"].as_str().unwrap_or("")),
+        (
+            409,
+            "Apply failed with 1 conflict: conflict with \"one\": .spec.maxReplicas"
+        )
+    );
+    let (code, forced) = http
+        .write(
+            Method::PATCH,
+            &format!("{}&force=true", path("v2", "two")),
+            APPLY,
+            v2.to_string(),
+        )
+        .await;
+    assert_eq!((code, &forced["spec"]["maxReplicas"]), (200, &json!(5)), "{forced}");
+    assert_eq!(entry(&forced, "two", "Apply")["apiVersion"], "autoscaling/v2");
+    assert_eq!(
+        entry(&forced, "one", "Apply")["fieldsV1"]["f:spec"].get("f:maxReplicas"),
+        None
+    );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn managers_come_share_and_go() {
+    let (server, _) = Server::start().await;
+    let http = Admin::new(&server);
+    let one = format!("{MAPS}/m");
+    let apply = |manager: &str, data: Value| {
+        let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": data}).to_string();
+        let path = format!("{one}?fieldManager={manager}");
+        let http = &http;
+        async move { http.write(Method::PATCH, &path, APPLY, body).await }
+    };
+    let (code, made) = apply("a", json!({"x": "1", "y": "1"})).await;
+    assert_eq!(code, 201, "{made}");
+    let (code, same) = apply("a", json!({"x": "1", "y": "1"})).await;
+    assert_eq!(
+        (code, &same),
+        (200, &made),
+        "an apply that changes nothing changes nothing"
+    );
+    apply("b", json!({"x": "1"})).await;
+    let (_, shared) = apply("a", json!({"y": "1"})).await;
+    assert_eq!(shared["data"], json!({"x": "1", "y": "1"}), "b has x still");
+    let (_, left) = apply("b", json!({})).await;
+    assert_eq!(left["data"], json!({"y": "1"}));
+    let (code, conflict) = apply("c", json!({"y": "2"})).await;
+    assert_eq!((code, &conflict["reason"]), (409, &json!("Conflict")));
+    assert_eq!(
+        conflict["details"]["causes"],
+        json!([{"reason": "FieldManagerConflict", "message": "conflict with \"a\"", "field": ".data.y"}])
+    );
+    // An update takes what it changes; an empty list forgets everybody.
+    let merge = "application/merge-patch+json";
+    let (_, updated) = http
+        .write(
+            Method::PATCH,
+            &format!("{one}?fieldManager=u"),
+            merge,
+            r#"{"data":{"y":"3"}}"#,
+        )
+        .await;
+    assert_eq!(
+        entry(&updated, "u", "Update")["fieldsV1"],
+        json!({"f:data": {"f:y": {}}})
+    );
+    assert_eq!(entry(&updated, "a", "Apply"), &Value::Null);
+    let (_, reset) = http
+        .write(Method::PATCH, &one, merge, r#"{"metadata":{"managedFields":[{}]}}"#)
+        .await;
+    assert_eq!(reset["metadata"].get("managedFields"), None);
+    // With nobody tracked, what is there belongs to those before the first apply.
+    let (code, conflict) = apply("a", json!({"y": "4"})).await;
+    assert_eq!(
+        (code, &conflict["message"]),
+        (
+            409,
+            &json!("Apply failed with 1 conflict: conflict with \"before-first-apply\" using v1: .data.y")
+        )
+    );
+    // A stale resourceVersion is told, and nothing applied.
+    let stale =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"resourceVersion": "1"}, "data": {"q": "1"}});
+    let (code, status) = http
+        .write(
+            Method::PATCH,
+            &format!("{one}?fieldManager=a"),
+            APPLY,
+            stale.to_string(),
+        )
+        .await;
+    assert_eq!((code, &status["reason"]), (409, &json!("Conflict")), "{status}");
+    server.stop().await;
+}

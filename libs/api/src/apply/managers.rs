@@ -2,6 +2,7 @@
 
 use super::{Set, Writer};
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// So many managers that update are kept apart; older ones are joined.
 const MOST_UPDATERS: usize = 10;
@@ -124,11 +125,20 @@ impl Managers {
         self.entries.is_empty()
     }
 
-    /// What all of them manage.
-    pub(super) fn all(&self) -> Set {
-        self.entries
-            .iter()
-            .fold(Set::default(), |all, entry| all.union(&entry.fields))
+    /// The versions in which fields are managed.
+    pub(super) fn versions(&self) -> BTreeSet<&str> {
+        self.entries.iter().map(|entry| &*entry.api_version).collect()
+    }
+
+    /// What all of them manage in a version.
+    pub(super) fn all(&self, api_version: &str) -> Set {
+        let own = self.entries.iter().filter(|entry| entry.api_version == api_version);
+        own.fold(Set::default(), |all, entry| all.union(&entry.fields))
+    }
+
+    /// Forgets who manages fields in a version that is not served any more.
+    pub(super) fn retain_versions(&mut self, served: impl Fn(&str) -> bool) {
+        self.entries.retain(|entry| served(&entry.api_version));
     }
 
     /// Adds fields to a writer's entry, which is new if there is none.
@@ -177,21 +187,27 @@ impl Managers {
         }
     }
 
-    /// The fields among these that others than this applier manage, with what a message calls those; sorted.
-    pub(super) fn conflicts(&self, fields: &Set, applier: Writer<'_>) -> Vec<(String, Set)> {
+    /// The fields among these (by version) that others than this applier manage, with what a message calls those; sorted.
+    pub(super) fn conflicts(&self, fields: &BTreeMap<String, Set>, applier: Writer<'_>) -> Vec<(String, Set)> {
         let others = self
             .entries
             .iter()
             .filter(|entry| !entry.is_of(Operation::Apply, applier));
-        let conflicts = others.map(|entry| (entry.described(), entry.fields.clone().intersection(fields)));
-        let mut conflicts: Vec<_> = conflicts.filter(|(_, fields)| !fields.is_empty()).collect();
+        let conflicts = others.filter_map(|entry| {
+            let fields = entry.fields.clone().intersection(fields.get(&entry.api_version)?);
+            (!fields.is_empty()).then(|| (entry.described(), fields))
+        });
+        let mut conflicts: Vec<_> = conflicts.collect();
         conflicts.sort_by(|(a, _), (b, _)| a.cmp(b));
         conflicts
     }
 
-    /// Takes these fields from all but one applier; who is left without any is forgotten.
-    pub(super) fn give_up(&mut self, fields: &Set, but: Option<Writer<'_>>) {
+    /// Takes these fields (by version) from all but one applier; who is left without any is forgotten.
+    pub(super) fn give_up(&mut self, fields: &BTreeMap<String, Set>, but: Option<Writer<'_>>) {
         for entry in &mut self.entries {
+            let Some(fields) = fields.get(&entry.api_version) else {
+                continue;
+            };
             if !but.is_some_and(|applier| entry.is_of(Operation::Apply, applier)) {
                 entry.fields = std::mem::take(&mut entry.fields).difference(fields);
             }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::schema;
+use crate::schema::{self, Message};
 
 fn deployment() -> &'static Message {
     schema::for_kind("apps", "v1", "Deployment").unwrap()
@@ -27,7 +27,7 @@ fn containers(list: Value) -> Value {
 }
 
 fn applied(live: Option<&Value>, config: &Value, manager: &str, force: bool) -> Result<Value, Error> {
-    apply(deployment(), live, config, writer(manager, T2), force)
+    apply(&deployment(), live, config, writer(manager, T2), force)
 }
 
 fn fields_of(object: &Value, manager: &str, operation: &str) -> Option<Value> {
@@ -47,7 +47,7 @@ fn creating_tracks_what_was_set() {
     }));
     new["metadata"]["labels"] = json!({"app": "web"});
     new["status"] = json!({});
-    update(deployment(), None, &mut new, writer("kubectl-create", T1)).unwrap();
+    update(&deployment(), None, &mut new, writer("kubectl-create", T1)).unwrap();
     // What a Kubernetes API server writes for the same object.
     let expected = json!({
         "f:metadata": {"f:labels": {".": {}, "f:app": {}}},
@@ -83,7 +83,7 @@ fn applying_owns_exactly_what_is_named() {
     assert_eq!(fields_of(&first, "a", "Apply"), Some(expected));
     // The same again changes nothing.
     let again = apply(
-        deployment(),
+        &deployment(),
         Some(&first),
         &containers(json!([{"name": "c", "image": "1", "ports": [{"containerPort": 80}]}])),
         writer("a", "2030-01-01T00:00:00Z"),
@@ -189,7 +189,7 @@ fn updates_take_fields_over() {
     old["status"] = json!({});
     let mut new = old.clone();
     new["spec"]["replicas"] = 5.into();
-    update(deployment(), Some(&old), &mut new, writer("scaler", T2)).unwrap();
+    update(&deployment(), Some(&old), &mut new, writer("scaler", T2)).unwrap();
     assert_eq!(fields_of(&new, "a", "Apply"), Some(json!({"f:spec": {"f:paused": {}}})));
     assert_eq!(
         fields_of(&new, "scaler", "Update"),
@@ -206,7 +206,7 @@ fn updates_take_fields_over() {
     // What an update removes nobody has any more; an applier of nothing else is forgotten.
     let mut gone = new.clone();
     gone["spec"].as_object_mut().unwrap().remove("replicas");
-    update(deployment(), Some(&new), &mut gone, writer("other", T2)).unwrap();
+    update(&deployment(), Some(&new), &mut gone, writer("other", T2)).unwrap();
     assert_eq!(fields_of(&gone, "scaler", "Update"), None);
 }
 
@@ -218,7 +218,7 @@ fn an_untracked_object_gets_a_first_manager() {
     assert!(before["f:spec"].get("f:paused").is_some());
     // An update of an untracked object leaves it untracked.
     let mut new = live.clone();
-    update(deployment(), Some(&live), &mut new, writer("x", T1)).unwrap();
+    update(&deployment(), Some(&live), &mut new, writer("x", T1)).unwrap();
     assert_eq!(new["metadata"].get("managedFields"), None);
 }
 
@@ -245,16 +245,16 @@ fn sets_and_atomics() {
         ignored: &[],
     };
     let object = |finalizers: Value| json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "x", "finalizers": finalizers}});
-    let a = apply(message, None, &object(json!(["a/1", "a/2"])), writer("a"), false).unwrap();
+    let a = apply(&message, None, &object(json!(["a/1", "a/2"])), writer("a"), false).unwrap();
     assert_eq!(
         fields_of(&a, "a", "Apply"),
         Some(json!({"f:metadata": {"f:finalizers": {"v:\"a/1\"": {}, "v:\"a/2\"": {}}}}))
     );
-    let b = apply(message, Some(&a), &object(json!(["b/1"])), writer("b"), false).unwrap();
+    let b = apply(&message, Some(&a), &object(json!(["b/1"])), writer("b"), false).unwrap();
     assert_eq!(b["metadata"]["finalizers"], json!(["a/1", "a/2", "b/1"]));
-    let c = apply(message, Some(&b), &object(json!(["a/2"])), writer("a"), false).unwrap();
+    let c = apply(&message, Some(&b), &object(json!(["a/2"])), writer("a"), false).unwrap();
     assert_eq!(c["metadata"]["finalizers"], json!(["a/2", "b/1"]));
-    let duplicate = apply(message, None, &object(json!(["a", "a"])), writer("a"), false);
+    let duplicate = apply(&message, None, &object(json!(["a", "a"])), writer("a"), false);
     assert_eq!(
         duplicate,
         Err(Error::Malformed("duplicate entries for key [=\"a\"]".into()))
@@ -277,17 +277,208 @@ fn malformed_configurations() {
 #[test]
 fn managers_can_be_reset_and_are_capped() {
     let mut live = config(json!({"replicas": 0}));
-    update(deployment(), None, &mut live, writer("m0", T1)).unwrap();
+    update(&deployment(), None, &mut live, writer("m0", T1)).unwrap();
     for number in 1..15 {
         let mut new = live.clone();
         new["metadata"]["labels"][format!("l{number}")] = "x".into();
-        update(deployment(), Some(&live), &mut new, writer(&format!("m{number}"), T2)).unwrap();
+        update(&deployment(), Some(&live), &mut new, writer(&format!("m{number}"), T2)).unwrap();
         live = new;
     }
     assert_eq!(live["metadata"]["managedFields"].as_array().map(Vec::len), Some(10));
     assert!(fields_of(&live, "ancient-changes", "Update").is_some());
     let mut reset = live.clone();
     reset["metadata"]["managedFields"] = json!([{}]);
-    update(deployment(), Some(&live), &mut reset, writer("m", T2)).unwrap();
+    update(&deployment(), Some(&live), &mut reset, writer("m", T2)).unwrap();
     assert_eq!(reset["metadata"].get("managedFields"), None);
+}
+
+#[test]
+fn what_kubectl_applied_before_is_its_own() {
+    const LAST: &str = "kubectl.kubernetes.io/last-applied-configuration";
+    let mine = config(json!({"replicas": 2, "paused": false}));
+    let mut live = config(json!({"replicas": 2, "paused": true}));
+    live["metadata"]["annotations"] = json!({LAST: mine.to_string()});
+    update(&deployment(), None, &mut live, writer("kubectl-client-side-apply", T1)).unwrap();
+    // What somebody has changed since is a conflict still.
+    let change = config(json!({"replicas": 3, "paused": false}));
+    let Err(Error::Conflict { message, .. }) = applied(Some(&live), &change, "kubectl", false) else {
+        panic!("no conflict");
+    };
+    assert_eq!(
+        message,
+        "Apply failed with 1 conflict: conflict with \"kubectl-client-side-apply\" using apps/v1: .spec.paused"
+    );
+    let change = config(json!({"replicas": 3}));
+    assert!(matches!(
+        applied(Some(&live), &change, "other", false),
+        Err(Error::Conflict { .. })
+    ));
+    let merged = applied(Some(&live), &change, "kubectl", false).unwrap();
+    assert_eq!(merged["spec"]["replicas"], 3);
+    assert_eq!(merged["metadata"]["annotations"][LAST], format!("{change}\n"));
+    assert_eq!(
+        fields_of(&merged, "kubectl", "Apply"),
+        Some(json!({"f:spec": {"f:replicas": {}}}))
+    );
+}
+
+/// Two versions that differ in the name of a field.
+struct Renamed(Shape);
+
+impl Versions for Renamed {
+    fn schema(&self, api_version: &str) -> Option<Schema<'_>> {
+        ["x/v1", "x/v2"]
+            .contains(&api_version)
+            .then_some(Schema::Shape(&self.0))
+    }
+
+    fn convert<'v>(&self, object: &'v Value, api_version: &str) -> Option<Cow<'v, Value>> {
+        let from = object["apiVersion"].as_str()?;
+        if from == api_version {
+            return Some(Cow::Borrowed(object));
+        }
+        let (old, new) = match (from, api_version) {
+            ("x/v1", "x/v2") => ("size", "replicas"),
+            ("x/v2", "x/v1") => ("replicas", "size"),
+            _ => return None,
+        };
+        let mut object = object.clone();
+        object["apiVersion"] = api_version.into();
+        if let Some(value) = object["spec"].as_object_mut().and_then(|spec| spec.remove(old)) {
+            object["spec"][new] = value;
+        }
+        Some(Cow::Owned(object))
+    }
+}
+
+fn renamed() -> Renamed {
+    let item = Shape::Fields {
+        fields: BTreeMap::from([("id".to_string(), Shape::Atomic), ("tags".to_string(), Shape::Set)]),
+        open: false,
+    };
+    let fields = [
+        ("size", Shape::Atomic),
+        ("replicas", Shape::Atomic),
+        (
+            "list",
+            Shape::Keyed {
+                keys: vec![("id".into(), None)],
+                item: Box::new(item),
+            },
+        ),
+        ("any", Shape::Deduced),
+        ("map", Shape::Entries(Box::new(Shape::Atomic))),
+    ];
+    let spec = Shape::Fields {
+        fields: fields.map(|(name, shape)| (name.to_string(), shape)).into(),
+        open: false,
+    };
+    let metadata = Shape::Message(schema::message("k8s.io.apimachinery.pkg.apis.meta.v1.ObjectMeta").unwrap());
+    Renamed(Shape::Fields {
+        fields: BTreeMap::from([("spec".to_string(), spec), ("metadata".to_string(), metadata)]),
+        open: false,
+    })
+}
+
+fn custom(version: &str, spec: Value) -> Value {
+    json!({"apiVersion": version, "kind": "X", "metadata": {"name": "x"}, "spec": spec})
+}
+
+fn in_version<'a>(version: &'a str, manager: &'a str) -> Writer<'a> {
+    Writer {
+        api_version: version,
+        ..writer(manager, T1)
+    }
+}
+
+#[test]
+fn fields_are_managed_in_the_version_of_their_writer() {
+    let versions = renamed();
+    let one = apply(
+        &versions,
+        None,
+        &custom("x/v1", json!({"size": 1})),
+        in_version("x/v1", "a"),
+        false,
+    )
+    .unwrap();
+    assert_eq!(one["metadata"]["managedFields"][0]["apiVersion"], "x/v1");
+    // The same field under its other name.
+    let other = custom("x/v2", json!({"replicas": 2}));
+    let Err(Error::Conflict { message, .. }) = apply(&versions, Some(&one), &other, in_version("x/v2", "b"), false)
+    else {
+        panic!("no conflict");
+    };
+    assert_eq!(message, "Apply failed with 1 conflict: conflict with \"a\": .spec.size");
+    let two = apply(&versions, Some(&one), &other, in_version("x/v2", "b"), true).unwrap();
+    assert_eq!(two["spec"], json!({"replicas": 2}));
+    assert_eq!(
+        (fields_of(&two, "a", "Apply"), fields_of(&two, "b", "Apply")),
+        (None, Some(json!({"f:spec": {"f:replicas": {}}})))
+    );
+    // Who shares a field keeps it when the other lets go.
+    let shared = apply(
+        &versions,
+        Some(&two),
+        &custom("x/v1", json!({"size": 2})),
+        in_version("x/v1", "a"),
+        false,
+    )
+    .unwrap();
+    let left = apply(
+        &versions,
+        Some(&shared),
+        &custom("x/v2", json!({})),
+        in_version("x/v2", "b"),
+        false,
+    )
+    .unwrap();
+    assert_eq!(left["spec"], json!({"replicas": 2}));
+    let gone = apply(
+        &versions,
+        Some(&left),
+        &custom("x/v1", json!({})),
+        in_version("x/v1", "a"),
+        false,
+    )
+    .unwrap();
+    assert_eq!(gone.get("spec"), None, "{gone}");
+}
+
+#[test]
+fn custom_schemas_have_lists_maps_and_unknown_parts() {
+    let versions = renamed();
+    let spec = json!({"list": [{"id": "a", "tags": ["x"]}], "any": {"deep": {"k": [1, 2]}}, "map": {"m": 1}});
+    let one = apply(&versions, None, &custom("x/v1", spec), in_version("x/v1", "a"), false).unwrap();
+    let expected = json!({"f:spec": {
+        "f:list": {"k:{\"id\":\"a\"}": {".": {}, "f:id": {}, "f:tags": {"v:\"x\"": {}}}},
+        "f:any": {"f:deep": {".": {}, "f:k": {}}},
+        "f:map": {"f:m": {}},
+    }});
+    assert_eq!(fields_of(&one, "a", "Apply"), Some(expected));
+    let spec = json!({"list": [{"id": "b"}, {"id": "a", "tags": ["y"]}], "any": {"more": 1}, "map": {"n": 2}});
+    let two = apply(
+        &versions,
+        Some(&one),
+        &custom("x/v1", spec),
+        in_version("x/v1", "b"),
+        false,
+    )
+    .unwrap();
+    assert_eq!(
+        two["spec"],
+        json!({
+        "list": [{"id": "a", "tags": ["x", "y"]}, {"id": "b"}], "any": {"deep": {"k": [1, 2]}, "more": 1}, "map": {"m": 1, "n": 2}})
+    );
+    assert_eq!(
+        undeclared(
+            versions.schema("x/v1").unwrap(),
+            &custom("x/v1", json!({"zz": 1, "list": [{"id": "a", "q": 1}, {"id": "a"}]}))
+        ),
+        [
+            ".spec.list[id=\"a\"].q: field not declared in schema",
+            ".spec.list: duplicate entries for key [id=\"a\"]",
+            ".spec.zz: field not declared in schema"
+        ]
+    );
 }

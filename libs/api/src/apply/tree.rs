@@ -3,6 +3,7 @@
 
 use super::Error;
 use super::set::{self, Set};
+use super::shape::{Schema, Shape};
 use crate::codec;
 use crate::schema::{Field, FieldType, ListType, Message};
 use serde_json::{Map, Value};
@@ -10,17 +11,41 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// What the schema says of a place in the tree.
 #[derive(Clone, Copy)]
-pub(super) enum Node {
+pub(super) enum Node<'s> {
     Leaf,
     Struct(&'static Message),
     /// A map of scalars: maps of messages stand nowhere in the API but as leaves.
     Map(FieldType),
     Set,
     Keyed(&'static [&'static str], &'static Message),
+    /// The same for custom resources.
+    Fields(&'s BTreeMap<String, Shape>, bool),
+    Entries(&'s Shape),
+    Items(&'s [(String, Option<Value>)], &'s Shape),
+    Deduced,
 }
 
-impl Node {
-    fn of_field(field: &'static Field) -> Node {
+impl<'s> Node<'s> {
+    pub(super) fn of_schema(schema: Schema<'s>) -> Self {
+        match schema {
+            Schema::Message(message) => Node::Struct(message),
+            Schema::Shape(shape) => Node::of_shape(shape),
+        }
+    }
+
+    fn of_shape(shape: &'s Shape) -> Self {
+        match shape {
+            Shape::Atomic => Node::Leaf,
+            Shape::Fields { fields, open } => Node::Fields(fields, *open),
+            Shape::Entries(inner) => Node::Entries(inner),
+            Shape::Set => Node::Set,
+            Shape::Keyed { keys, item } => Node::Items(keys, item),
+            Shape::Deduced => Node::Deduced,
+            Shape::Message(message) => Node::Struct(message),
+        }
+    }
+
+    fn of_field(field: &'static Field) -> Self {
         if field.repeated {
             return match (field.merge.list_type, field.ty) {
                 (ListType::Set, _) => Node::Set,
@@ -34,7 +59,7 @@ impl Node {
         }
     }
 
-    fn of_type(ty: FieldType) -> Node {
+    fn of_type(ty: FieldType) -> Self {
         match ty {
             FieldType::Message(message) if !message.atomic => Node::Struct(message),
             FieldType::Map(value) => Node::Map(*value),
@@ -42,47 +67,81 @@ impl Node {
         }
     }
 
-    fn child(self, key: &str) -> Node {
+    fn child(self, key: &str) -> Self {
         match self {
             Node::Struct(message) => message.field(key).map_or(Node::Leaf, Node::of_field),
             Node::Map(ty) => Node::of_type(ty),
+            Node::Fields(fields, open) => match fields.get(key) {
+                Some(shape) => Node::of_shape(shape),
+                None if open => Node::Deduced,
+                None => Node::Leaf,
+            },
+            Node::Entries(shape) => Node::of_shape(shape),
+            Node::Deduced => Node::Deduced,
             _ => Node::Leaf,
+        }
+    }
+
+    /// The node of a value in this place: what is deduced is a leaf unless it is an object.
+    fn holding(self, value: &Value) -> Self {
+        match self {
+            Node::Deduced if !value.is_object() => Node::Leaf,
+            node => node,
         }
     }
 
     /// Whether the keys at this place are a struct's fields rather than a map's keys.
     fn has_fields(self, key: &str) -> bool {
-        matches!(self, Node::Struct(message) if message.field(key).is_some())
+        match self {
+            Node::Struct(message) => message.field(key).is_some(),
+            Node::Fields(fields, _) => fields.contains_key(key),
+            _ => false,
+        }
+    }
+
+    /// Whether something may stand under this key.
+    fn knows(self, key: &str) -> bool {
+        match self {
+            Node::Struct(message) => codec::is_known(message, key),
+            Node::Fields(fields, open) => open || fields.contains_key(key) || key == "apiVersion" || key == "kind",
+            _ => true,
+        }
+    }
+
+    fn is_list(self) -> bool {
+        matches!(self, Node::Set | Node::Keyed(..) | Node::Items(..))
     }
 }
 
 /// The items of a list with the steps that lead to them.
-fn items(node: Node, list: &[Value]) -> Result<Vec<(String, Node, &Value)>, Error> {
+fn items<'s, 'v>(node: Node<'s>, list: &'v [Value]) -> Result<Vec<(String, Node<'s>, &'v Value)>, Error> {
     list.iter()
         .map(|item| match node {
-            Node::Keyed(keys, message) => Ok((keyed_step(keys, message, item)?, Node::Struct(message), item)),
+            Node::Keyed(keys, message) => {
+                let default = |key: &str| serde_json::from_str(message.field(key)?.merge.default?).ok();
+                let keys = keys.iter().map(|key| (*key, default(key)));
+                Ok((keyed_step(keys, item)?, Node::Struct(message), item))
+            }
+            Node::Items(keys, shape) => {
+                let keys = keys.iter().map(|(key, default)| (key.as_str(), default.clone()));
+                Ok((keyed_step(keys, item)?, Node::of_shape(shape), item))
+            }
             _ => Ok((set::item(item), Node::Leaf, item)),
         })
         .collect()
 }
 
-fn keyed_step(keys: &[&str], message: &'static Message, item: &Value) -> Result<String, Error> {
+fn keyed_step<'k>(keys: impl Iterator<Item = (&'k str, Option<Value>)>, item: &Value) -> Result<String, Error> {
     let mut found = Map::new();
-    for key in keys {
-        let default = || {
-            let text = message.field(key)?.merge.default?;
-            serde_json::from_str(text).ok()
-        };
-        let value = item
-            .get(*key)
-            .filter(|value| !value.is_null())
-            .cloned()
-            .or_else(default);
+    let mut names = Vec::new();
+    for (key, default) in keys {
+        let value = item.get(key).filter(|value| !value.is_null()).cloned().or(default);
         found.extend(value.map(|value| (key.to_string(), value)));
+        names.push(key);
     }
     if found.is_empty() {
         return Err(Error::Malformed(format!(
-            "associative list with keys has an element that omits all key fields {keys:?} (and doesn't have default values \
+            "associative list with keys has an element that omits all key fields {names:?} (and doesn't have default values \
              for any key fields)"
         )));
     }
@@ -94,15 +153,16 @@ fn members(value: &Value) -> Option<&Map<String, Value>> {
 }
 
 /// The fields that a configuration sets.
-pub(super) fn field_set(node: Node, value: &Value) -> Result<Set, Error> {
+pub(super) fn field_set(node: Node<'_>, value: &Value) -> Result<Set, Error> {
     let mut found = Set::default();
     add_fields(node, value, &mut Vec::new(), &mut found)?;
     Ok(found)
 }
 
-fn add_fields(node: Node, value: &Value, path: &mut Vec<String>, found: &mut Set) -> Result<(), Error> {
-    match (node, value) {
-        (Node::Struct(_) | Node::Map(_), Value::Object(children)) => {
+fn add_fields(node: Node<'_>, value: &Value, path: &mut Vec<String>, found: &mut Set) -> Result<(), Error> {
+    match (node.holding(value), value) {
+        (Node::Leaf, _) => found.insert(path),
+        (node, Value::Object(children)) if !node.is_list() => {
             for (key, child) in children {
                 path.push(set::field(key));
                 add_fields(node.child(key), child, path, found)?;
@@ -113,7 +173,7 @@ fn add_fields(node: Node, value: &Value, path: &mut Vec<String>, found: &mut Set
                 path.pop();
             }
         }
-        (Node::Set | Node::Keyed(..), Value::Array(list)) => {
+        (node, Value::Array(list)) if node.is_list() => {
             for (step, node, item) in items(node, list)? {
                 path.push(step);
                 add_fields(node, item, path, found)?;
@@ -121,7 +181,6 @@ fn add_fields(node: Node, value: &Value, path: &mut Vec<String>, found: &mut Set
                 path.pop();
             }
         }
-        (Node::Leaf, _) => found.insert(path),
         // A null or a value of the wrong type in a place of structs and lists.
         _ => {}
     }
@@ -129,19 +188,20 @@ fn add_fields(node: Node, value: &Value, path: &mut Vec<String>, found: &mut Set
 }
 
 /// Where a configuration is not what the schema says: fields that it does not know, items of lists that come twice.
-pub(super) fn undeclared(node: Node, value: &Value, path: &str, faults: &mut Vec<String>) {
-    match (node, value) {
-        (Node::Struct(_) | Node::Map(_), Value::Object(children)) => {
+pub(super) fn undeclared(node: Node<'_>, value: &Value, path: &str, faults: &mut Vec<String>) {
+    match (node.holding(value), value) {
+        (Node::Leaf, _) => {}
+        (node, Value::Object(children)) if !node.is_list() => {
             for (key, child) in children {
                 let path = format!("{path}.{key}");
-                if matches!(node, Node::Struct(message) if !codec::is_known(message, key)) {
-                    faults.push(format!("{path}: field not declared in schema"));
-                } else {
+                if node.knows(key) {
                     undeclared(node.child(key), child, &path, faults);
+                } else {
+                    faults.push(format!("{path}: field not declared in schema"));
                 }
             }
         }
-        (Node::Set | Node::Keyed(..), Value::Array(list)) => {
+        (node, Value::Array(list)) if node.is_list() => {
             let items = match items(node, list) {
                 Ok(items) => items,
                 Err(error) => return faults.push(format!("{path}: {error}")),
@@ -167,7 +227,19 @@ pub(super) struct Comparison {
     pub(super) removed: Set,
 }
 
-pub(super) fn compare(node: Node, old: &Value, new: &Value) -> Result<Comparison, Error> {
+impl Comparison {
+    /// What is new or otherwise.
+    pub(super) fn taken(&self) -> Set {
+        self.added.clone().union(&self.modified)
+    }
+
+    /// All that differs.
+    pub(super) fn all(&self) -> Set {
+        self.taken().union(&self.removed)
+    }
+}
+
+pub(super) fn compare(node: Node<'_>, old: &Value, new: &Value) -> Result<Comparison, Error> {
     let found = compare_at(node, Some(old), Some(new))?;
     Ok(Comparison {
         added: found.added.children,
@@ -184,7 +256,7 @@ struct Differences {
     removed: set::Node,
 }
 
-fn compare_at(node: Node, old: Option<&Value>, new: Option<&Value>) -> Result<Differences, Error> {
+fn compare_at(node: Node<'_>, old: Option<&Value>, new: Option<&Value>) -> Result<Differences, Error> {
     let mut found = Differences::default();
     if old == new {
         return Ok(found);
@@ -204,20 +276,24 @@ fn compare_at(node: Node, old: Option<&Value>, new: Option<&Value>) -> Result<Di
     Ok(found)
 }
 
-type Pair<'v> = (String, Node, Option<&'v Value>, Option<&'v Value>);
+type Pair<'s, 'v> = (String, Node<'s>, Option<&'v Value>, Option<&'v Value>);
 
 /// The children of either value by their steps, those of the old one first; `None` if the place is a leaf. Two empty values are a leaf, so
 /// that empty and absent stay apart.
-fn children<'v>(node: Node, old: Option<&'v Value>, new: Option<&'v Value>) -> Result<Option<Vec<Pair<'v>>>, Error> {
+fn children<'s, 'v>(
+    node: Node<'s>,
+    old: Option<&'v Value>,
+    new: Option<&'v Value>,
+) -> Result<Option<Vec<Pair<'s, 'v>>>, Error> {
     let pairs = match node {
         Node::Leaf => None,
-        Node::Struct(_) | Node::Map(_) => member_pairs(node, old, new),
-        Node::Set | Node::Keyed(..) => item_pairs(node, old, new)?,
+        node if node.is_list() => item_pairs(node, old, new)?,
+        node => member_pairs(node, old, new),
     };
     Ok(pairs.filter(|pairs| !pairs.is_empty()))
 }
 
-fn member_pairs<'v>(node: Node, old: Option<&'v Value>, new: Option<&'v Value>) -> Option<Vec<Pair<'v>>> {
+fn member_pairs<'s, 'v>(node: Node<'s>, old: Option<&'v Value>, new: Option<&'v Value>) -> Option<Vec<Pair<'s, 'v>>> {
     let members = |value: Option<&'v Value>| match value {
         None | Some(Value::Null) => Some(None),
         Some(Value::Object(members)) => Some(Some(members)),
@@ -237,7 +313,11 @@ fn member_pairs<'v>(node: Node, old: Option<&'v Value>, new: Option<&'v Value>) 
 }
 
 /// Of several items with one step the first counts.
-fn item_pairs<'v>(node: Node, old: Option<&'v Value>, new: Option<&'v Value>) -> Result<Option<Vec<Pair<'v>>>, Error> {
+fn item_pairs<'s, 'v>(
+    node: Node<'s>,
+    old: Option<&'v Value>,
+    new: Option<&'v Value>,
+) -> Result<Option<Vec<Pair<'s, 'v>>>, Error> {
     let steps = |value: Option<&'v Value>| match value {
         None | Some(Value::Null) => Ok(Some(Vec::new())),
         Some(Value::Array(list)) => items(node, list).map(Some),
@@ -248,7 +328,7 @@ fn item_pairs<'v>(node: Node, old: Option<&'v Value>, new: Option<&'v Value>) ->
     };
     let places: BTreeMap<&str, &'v Value> = new.iter().rev().map(|(step, _, value)| (&**step, *value)).collect();
     let mut seen = BTreeSet::new();
-    let mut pairs: Vec<Pair<'v>> = Vec::with_capacity(old.len() + new.len());
+    let mut pairs: Vec<Pair<'s, 'v>> = Vec::with_capacity(old.len() + new.len());
     for (step, node, value) in &old {
         if seen.insert(&**step) {
             pairs.push((step.clone(), *node, Some(value), places.get(&**step).copied()));
@@ -263,7 +343,7 @@ fn item_pairs<'v>(node: Node, old: Option<&'v Value>, new: Option<&'v Value>) ->
 }
 
 /// The live object with the configuration laid over it.
-pub(super) fn merge(node: Node, live: Option<&Value>, config: Option<&Value>) -> Result<Option<Value>, Error> {
+pub(super) fn merge(node: Node<'_>, live: Option<&Value>, config: Option<&Value>) -> Result<Option<Value>, Error> {
     refuse_duplicates(node, config)?;
     let Some(children) = children(node, live, config)? else {
         return Ok(config.or(live).cloned());
@@ -277,8 +357,8 @@ pub(super) fn merge(node: Node, live: Option<&Value>, config: Option<&Value>) ->
     Ok(rebuilt(node, merged))
 }
 
-fn refuse_duplicates(node: Node, config: Option<&Value>) -> Result<(), Error> {
-    let (Node::Set | Node::Keyed(..), Some(Value::Array(list))) = (node, config) else {
+fn refuse_duplicates(node: Node<'_>, config: Option<&Value>) -> Result<(), Error> {
+    let (true, Some(Value::Array(list))) = (node.is_list(), config) else {
         return Ok(());
     };
     let mut seen = BTreeSet::new();
@@ -296,27 +376,27 @@ fn refuse_duplicates(node: Node, config: Option<&Value>) -> Result<(), Error> {
 }
 
 /// An object or list of its children; nothing if it has none.
-fn rebuilt(node: Node, children: Vec<(String, Value)>) -> Option<Value> {
+fn rebuilt(node: Node<'_>, children: Vec<(String, Value)>) -> Option<Value> {
     if children.is_empty() {
         return None;
     }
-    Some(match node {
-        Node::Struct(_) | Node::Map(_) => children
-            .into_iter()
-            .map(|(step, value)| (step.trim_start_matches("f:").to_string(), value))
-            .collect(),
-        _ => children.into_iter().map(|(_, value)| value).collect(),
+    Some(if node.is_list() {
+        children.into_iter().map(|(_, value)| value).collect()
+    } else {
+        let named = |(step, value): (String, Value)| (step.strip_prefix("f:").unwrap_or(&step).to_string(), value);
+        children.into_iter().map(named).collect()
     })
 }
 
 /// The object without the paths of the set; what is empty then goes too.
-pub(super) fn remove(node: Node, value: &Value, removed: &Set) -> Result<Option<Value>, Error> {
-    let steps: Vec<(String, Node, &Value)> = match (node, value) {
-        (Node::Struct(_) | Node::Map(_), Value::Object(children)) => children
+pub(super) fn remove(node: Node<'_>, value: &Value, removed: &Set) -> Result<Option<Value>, Error> {
+    let steps: Vec<(String, Node<'_>, &Value)> = match (node.holding(value), value) {
+        (Node::Leaf, _) => return Ok(Some(value.clone())),
+        (node, Value::Object(children)) if !node.is_list() => children
             .iter()
             .map(|(key, value)| (set::field(key), node.child(key), value))
             .collect(),
-        (Node::Set | Node::Keyed(..), Value::Array(list)) => items(node, list)?,
+        (node, Value::Array(list)) if node.is_list() => items(node, list)?,
         _ => return Ok(Some(value.clone())),
     };
     let mut kept = Vec::with_capacity(steps.len());
