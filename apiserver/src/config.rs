@@ -11,7 +11,7 @@ use daemon::cli::LogOptions;
 use daemon::config::ConfigError;
 use daemon::tls::TlsFiles;
 use ipnet::Ipv4Net;
-use security::AuditSettings;
+use security::{AuditSettings, EncryptionSettings};
 use serde::Deserialize;
 
 use crate::admission::config::AdmissionConfig;
@@ -99,6 +99,9 @@ pub struct Settings {
     /// Audit.
     #[command(flatten)]
     pub audit: AuditSettings,
+    /// Encryption at rest.
+    #[command(flatten)]
+    pub encryption: EncryptionSettings,
     /// Folder of the store [default: /var/lib/kube-apiserver].
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -170,6 +173,8 @@ pub struct Config {
     pub static_tokens: Option<PathBuf>,
     /// Admission plugins.
     pub admission: AdmissionConfig,
+    /// Encryption at rest; the key file is always named.
+    pub encryption: EncryptionSettings,
     /// What is recorded, and where.
     pub audit: AuditConfig,
     /// Where objects are kept.
@@ -233,7 +238,13 @@ impl Config {
                 this.id
             )));
         }
+        let signing_key = required(s.service_account_signing_key_file, "service-account-signing-key-file")?;
+        let key_file = s.encryption.encryption_key_file.clone();
         Ok(Self {
+            encryption: EncryptionSettings {
+                encryption_key_file: key_file.or_else(|| Some(signing_key.with_file_name("encryption.key"))),
+                ..s.encryption
+            },
             listen: SocketAddr::new(bind, port),
             advertise,
             serving,
@@ -246,7 +257,7 @@ impl Config {
                 .service_account_issuer
                 .unwrap_or_else(|| "https://kubernetes.default.svc.cluster.local".into()),
             token_keys: s.service_account_key_file,
-            signing_key: required(s.service_account_signing_key_file, "service-account-signing-key-file")?,
+            signing_key,
             static_tokens: s.token_auth_file,
             admission: AdmissionConfig::new(
                 &s.enable_admission_plugins,
@@ -290,6 +301,7 @@ impl Settings {
                 .admission_control_config_file
                 .or(file.admission_control_config_file),
             audit: self.audit.over(file.audit),
+            encryption: self.encryption.over(file.encryption),
             data_dir: self.data_dir.or(file.data_dir),
             raft_id: self.raft_id.or(file.raft_id),
             raft_name: self.raft_name.or(file.raft_name),

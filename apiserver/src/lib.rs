@@ -12,6 +12,7 @@ pub mod authz;
 mod bootstrap;
 pub mod config;
 pub mod discovery;
+pub mod encryption;
 pub mod grpc;
 pub mod http;
 pub mod kinds;
@@ -43,6 +44,8 @@ use authn::service_account::Tokens;
 use authn::static_tokens::StaticTokens;
 use authz::Authorizers;
 use config::{Config, Storage};
+use encryption::Keys;
+use encryption::config::Source;
 use http::metrics::Metrics;
 use http::stack::{serve, stack};
 use outgoing::Outgoing;
@@ -68,7 +71,17 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
     peer.reload_on_change(shutdown.clone());
     let connect = tls_channels(peer.config(&["h2"])?);
     let metrics = Metrics::new(daemon::metrics::registry())?;
-    let (store, raft) = open(&config, connect.clone(), &metrics).await?;
+    let encryption = encryption(&config, &metrics).await?;
+    let keys = encryption.as_ref().map(|(keys, _)| keys.clone());
+    let (store, raft) = open(&config, connect.clone(), &metrics, keys).await?;
+    let kms = Arc::new(parking_lot::Mutex::new(Ok(())));
+    if let (Some((keys, source)), Some(raft)) = (encryption, raft.clone()) {
+        let rewrite = move || {
+            let raft = raft.clone();
+            async move { raft.rewrite().await.map_err(|error| error.to_string()) }
+        };
+        tokio::spawn(encryption::follow(keys, source, kms.clone(), shutdown.clone(), rewrite));
+    }
 
     let tokens = Arc::new(tokens(&config, store.clone())?);
     let static_tokens = static_tokens(&config)?;
@@ -99,7 +112,7 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
         authenticator: Arc::new(Authenticators::new(tls.clone(), tokens.clone(), static_tokens.clone())),
         auditor: config.audit.start(&outgoing, &metrics.registry, &shutdown)?,
         started: started.clone(),
-        health: health(raft.clone(), started),
+        health: health(raft.clone(), started, kms),
         metrics,
         grpc: routes.prepare(),
         shutdown: shutdown.clone(),
@@ -185,8 +198,31 @@ async fn failed(raft: Option<&RaftStore>) -> String {
     }
 }
 
-fn health(raft: Option<Arc<RaftStore>>, started: Arc<AtomicBool>) -> Health {
+/// The keys that the store's files are encrypted with, and where they come from; a store in memory has no files.
+async fn encryption(config: &Config, metrics: &Metrics) -> anyhow::Result<Option<(Arc<Keys>, Source)>> {
+    if config.storage == Storage::Memory {
+        return Ok(None);
+    }
+    let (settings, registry) = (config.encryption.clone(), metrics.registry.clone());
+    let made = tokio::task::spawn_blocking(move || {
+        let source = Source::read(
+            settings.encryption_provider_config,
+            settings.encryption_provider_config_automatic_reload == Some(true),
+            settings.encryption_key_file.unwrap_or_default(),
+        )?;
+        let keys = Keys::new(&source.config, &registry)?;
+        anyhow::Ok((keys, source))
+    });
+    made.await.context("read the encryption configuration")?.map(Some)
+}
+
+fn health(
+    raft: Option<Arc<RaftStore>>,
+    started: Arc<AtomicBool>,
+    kms: Arc<parking_lot::Mutex<Result<(), String>>>,
+) -> Health {
     let mut health = Health::new();
+    health.add("kms-providers", Scope::Ready, move || kms.lock().clone());
     health.add("poststarthook/bootstrap", Scope::Ready, move || {
         match started.load(Ordering::Relaxed) {
             true => Ok(()),
@@ -204,6 +240,7 @@ async fn open(
     config: &Config,
     connect: Connect,
     metrics: &Metrics,
+    keys: Option<Arc<Keys>>,
 ) -> anyhow::Result<(Arc<dyn Store>, Option<Arc<RaftStore>>)> {
     let Storage::Raft {
         data_dir,
@@ -228,6 +265,9 @@ async fn open(
             name: String::new(),
             address: address.clone(),
         });
+    }
+    if let Some(keys) = keys {
+        raft.vault = keys;
     }
     raft.registry = metrics.registry.clone();
     let store = Arc::new(RaftStore::start(raft).await?);

@@ -6,6 +6,8 @@ mod cluster;
 mod conformance;
 #[path = "store/disk_full.rs"]
 mod disk_full;
+#[path = "store/encryption.rs"]
+mod encryption;
 #[path = "store/faults.rs"]
 mod faults;
 #[path = "store/figures.rs"]

@@ -20,6 +20,11 @@ pub mod raft {
     include!("generated/keelson.raft.v1.rs");
 }
 
+/// KMS plugins of encryption at rest, version 2.
+pub mod kms {
+    include!("generated/v2.rs");
+}
+
 /// Container Runtime Interface v1, served by containerd.
 pub mod cri {
     include!("generated/runtime.v1.rs");

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use prost_types::{DescriptorProto, FileDescriptorSet};
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "keelson/cluster/v1/cluster.proto",
     "keelson/node/v1/node.proto",
     "keelson/raft/v1/raft.proto",
     "cri/v1/api.proto",
+    "kms/v2/kms.proto",
 ];
 
 fn root() -> PathBuf {

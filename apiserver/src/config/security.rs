@@ -58,6 +58,29 @@ impl AuditSettings {
     }
 }
 
+/// Section `encryption`.
+#[derive(Args, Deserialize, Debug, Default, Clone)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EncryptionSettings {
+    /// EncryptionConfiguration: which objects are encrypted on disk, and with what [default: Secrets, with the key of --encryption-key-file].
+    #[arg(long, value_name = "FILE")]
+    pub encryption_provider_config: Option<PathBuf>,
+    /// Read that file again when it changes.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub encryption_provider_config_automatic_reload: Option<bool>,
+    /// Key that Secrets are encrypted with when no configuration says otherwise; made if it is missing [default: encryption.key beside the
+    /// service-account signing key].
+    #[arg(long, value_name = "FILE")]
+    pub encryption_key_file: Option<PathBuf>,
+}
+
+impl EncryptionSettings {
+    /// These over those of the file.
+    pub fn over(self, file: Self) -> Self {
+        over!(self, file: encryption_provider_config, encryption_provider_config_automatic_reload, encryption_key_file)
+    }
+}
+
 /// Reads a duration as Go writes it: `300ms`, `1h30m`.
 ///
 /// # Errors

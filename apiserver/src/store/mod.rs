@@ -10,6 +10,7 @@ mod machine;
 pub mod memory;
 pub mod raft;
 mod state;
+pub mod vault;
 mod watch;
 
 use std::sync::{Arc, OnceLock};

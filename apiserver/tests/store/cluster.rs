@@ -11,7 +11,7 @@ use kube_apiserver::store::{ReadAt, Revision, Store, StoreError, Txn, TxnOutcome
 use proto::raft as pb;
 use proto::raft::raft_client::RaftClient;
 
-use crate::fixture::{eventually, list, single, text, value};
+use crate::fixture::{eventually, list, providers, single, text, value, vault};
 
 /// A member with a runtime of its own, so that dropping it cuts its connections as the end of a process does.
 struct Running {
@@ -75,6 +75,8 @@ impl Cluster {
             election: (Duration::from_millis(600), Duration::from_millis(1200)),
             segment_bytes: 192 << 10,
             keep_entries: 5,
+            // Each member encrypts everything with a key of its own.
+            vault: vault(&self.path(id).join("keys"), "*.*", &providers("own", id as u8)),
             ..single(&self.path(id))
         }
     }

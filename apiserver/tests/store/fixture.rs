@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use kube_apiserver::encryption::Keys;
+use kube_apiserver::encryption::config::Source;
 use kube_apiserver::store::raft::{Connect, Member, RaftConfig, endpoint};
 use kube_apiserver::store::{Entry, ListQuery, ListResult, ReadAt, Revision, Store, StoreError, Txn, TxnOutcome};
 
@@ -71,4 +73,25 @@ pub async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>
         assert!(tokio::time::Instant::now() < deadline, "did not happen in time: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// An aesgcm provider with a key of this byte.
+pub fn providers(name: &str, byte: u8) -> String {
+    use base64::Engine;
+    let secret = base64::engine::general_purpose::STANDARD.encode([byte; 32]);
+    format!("{{aesgcm: {{keys: [{{name: {name}, secret: \"{secret}\"}}]}}}}")
+}
+
+/// Keys from an EncryptionConfiguration, whose file goes to `dir`.
+pub fn vault(dir: &Path, resources: &str, providers: &str) -> Arc<Keys> {
+    std::fs::create_dir_all(dir).unwrap();
+    let path = dir.join("encryption.yaml");
+    let head = "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n";
+    std::fs::write(
+        &path,
+        format!("{head}- resources: [\"{resources}\"]\n  providers: [{providers}]\n"),
+    )
+    .unwrap();
+    let source = Source::read(Some(path), false, dir.join("none")).unwrap();
+    Keys::new(&source.config, &prometheus::Registry::new()).unwrap()
 }

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SanType,
@@ -162,4 +164,17 @@ pub(super) fn ensure_service_account_key(dir: &Path) -> Result<(), Error> {
         write_private(&public, read_key(&private)?.public_key_pem().as_bytes())?;
     }
     Ok(())
+}
+
+/// Makes `encryption.key` in `dir` if it is missing: the key that API servers encrypt Secrets on disk with, 32 bytes in base64. It is never made
+/// again: without it what it encrypted is lost.
+pub(super) fn ensure_encryption_key(dir: &Path) -> Result<(), Error> {
+    let path = dir.join("encryption.key");
+    if read_optional(&path)?.is_some() {
+        return Ok(());
+    }
+    let mut key = [0; 32];
+    let random = rustls::crypto::ring::default_provider().secure_random;
+    random.fill(&mut key).map_err(|_| Error::NoRandomness)?;
+    write_private(&path, format!("{}\n", STANDARD.encode(key)).as_bytes())
 }

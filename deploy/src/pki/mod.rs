@@ -31,6 +31,9 @@ pub const RENEW_BEFORE: Duration = Duration::days(30);
 /// What can go wrong with a certificate folder; every variant names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The system gives no randomness for a key.
+    #[error("the system gives no randomness")]
+    NoRandomness,
     /// A file or folder could not be read or written.
     #[error("{}: cannot {action}", path.display())]
     Io {
@@ -91,6 +94,7 @@ pub enum Outcome {
 pub fn ensure(dir: &Path, specs: &[Spec], now: OffsetDateTime) -> Result<Vec<(PathBuf, Outcome)>, Error> {
     let authority = Authority::load_or_create(dir, now)?;
     authority::ensure_service_account_key(dir)?;
+    authority::ensure_encryption_key(dir)?;
     specs
         .iter()
         .map(|spec| ensure_one(dir, &authority, spec, now))

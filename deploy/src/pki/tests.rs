@@ -198,6 +198,7 @@ fn gives_each_machine_all_that_it_needs_in_one_folder() {
         "ca.crt",
         "sa.key",
         "sa.pub",
+        "encryption.key",
         "kube-apiserver.crt",
         "kube-scheduler.kubeconfig",
         "kube-controller-manager.kubeconfig",

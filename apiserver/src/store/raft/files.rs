@@ -26,6 +26,14 @@ pub enum StartError {
         /// What is wrong with it.
         what: String,
     },
+    /// A file holds encrypted data that the configured keys do not open.
+    #[error("{}: {why}", path.display())]
+    Sealed {
+        /// The file or folder.
+        path: PathBuf,
+        /// Which key is missing.
+        why: String,
+    },
     /// Another process has the data folder.
     #[error("{} is in use by another process", path.display())]
     Locked {

@@ -30,6 +30,7 @@ use super::metrics::Metrics;
 use super::segment::{self, Opened, RECORD_OVERHEAD, Segment, Spare};
 use super::types::{Entry, LogId, StorageError, TypeConfig, Vote, entry_size};
 use super::vote::VoteFile;
+use crate::store::vault::Vault;
 
 /// Entries kept in memory for applying and replicating, bytes.
 const CACHE_BYTES: usize = 4 << 20;
@@ -96,6 +97,7 @@ impl LogStatus {
 struct Inner {
     dir: PathBuf,
     segment_bytes: u32,
+    vault: Arc<dyn Vault>,
     /// Oldest first; the last one is written to.
     segments: VecDeque<Segment>,
     cache: VecDeque<Entry>,
@@ -110,13 +112,16 @@ struct Inner {
 }
 
 impl LogStore {
-    /// Opens or creates the log. `covered` is the last entry that a snapshot or the state has: entries before it may be gone.
+    /// Opens or creates the log. `covered` is the last entry that a snapshot or the state has: entries before it may be gone. `snapshot` is the
+    /// last entry of the snapshot: entries up to there that cannot be decrypted any more are let go.
     pub(super) fn open(
         dir: &Path,
         node_id: u64,
         segment_bytes: u32,
         covered: Option<LogId>,
+        snapshot: Option<LogId>,
         metrics: Arc<Metrics>,
+        vault: Arc<dyn Vault>,
     ) -> Result<Self, StartError> {
         std::fs::create_dir_all(dir).at("create", dir)?;
         remove_if_present(&dir.join(SPARE)).at("remove", dir)?;
@@ -127,6 +132,7 @@ impl LogStore {
         let mut inner = Inner {
             dir: dir.to_owned(),
             segment_bytes,
+            vault,
             segments: VecDeque::new(),
             cache: VecDeque::new(),
             cache_bytes: 0,
@@ -141,7 +147,7 @@ impl LogStore {
         if found.is_empty() {
             inner.start_empty(covered)?;
         } else {
-            inner.recover(&found, covered)?;
+            inner.recover(&found, covered, snapshot)?;
         }
         let status = Arc::new(LogStatus {
             node_id,
@@ -252,11 +258,25 @@ impl Inner {
         self.note_mark().at("write", &self.mark.path)
     }
 
-    fn recover(&mut self, found: &[PathBuf], covered: Option<LogId>) -> Result<(), StartError> {
-        let mut committed = None;
+    fn recover(
+        &mut self,
+        found: &[PathBuf],
+        covered: Option<LogId>,
+        snapshot: Option<LogId>,
+    ) -> Result<(), StartError> {
+        let (mut committed, mut unreadable) = (None, None);
         for (i, path) in found.iter().enumerate() {
-            let opened = Segment::open(path)?;
+            let opened = Segment::open(path, self.vault.clone())?;
             committed = committed.max(opened.committed);
+            if let Some((id, why)) = opened.unreadable.clone() {
+                if Some(id) > snapshot {
+                    return Err(StartError::Sealed {
+                        path: path.clone(),
+                        why,
+                    });
+                }
+                unreadable = Some(id);
+            }
             self.adopt(opened, i + 1 == found.len(), covered)?;
         }
         if let Some((first, _)) = self.mark.at {
@@ -268,6 +288,9 @@ impl Inner {
                 ));
             }
         }
+        if let Some(id) = unreadable {
+            self.purge(id).at("purge the log in", &self.dir.clone())?;
+        }
         if let Some(index) = committed {
             self.committed = self.log_id_at(index).at("read the log in", &self.dir)?;
         }
@@ -278,9 +301,15 @@ impl Inner {
         let Opened {
             mut segment,
             entries,
+            last,
+            unreadable,
             garbage,
             ..
         } = opened;
+        if unreadable.is_some() {
+            self.cache.clear();
+            self.cache_bytes = 0;
+        }
         if self.segments.is_empty() || segment.prev != self.last {
             if !self.segments.is_empty() {
                 self.drop_purged_remains(&segment, covered)?;
@@ -309,7 +338,7 @@ impl Inner {
                 .clear_tail(self.segment_bytes)
                 .at("clear the tail of", &segment.path)?;
         }
-        self.last = entries.last().map(|e| e.log_id).or(self.last);
+        self.last = last.or(self.last);
         entries.into_iter().for_each(|e| self.remember(e));
         self.segments.push_back(segment);
         Ok(())
@@ -405,7 +434,7 @@ impl Inner {
 
     fn add_segment(&mut self, first: u64, prev: Option<LogId>) -> io::Result<()> {
         self.spare.get_ready()?;
-        let segment = Segment::create(&self.dir, self.spare.path(), first, prev)?;
+        let segment = Segment::create(&self.dir, self.spare.path(), first, prev, self.vault.clone())?;
         self.spare.take();
         sync_dir(&self.dir)?;
         self.segments.push_back(segment);
@@ -476,7 +505,11 @@ impl Inner {
             return Ok(Some(purged));
         }
         let index = index.min(self.last.map_or(0, |l| l.index));
-        Ok(self.read(index, index + 1)?.first().map(|e| e.log_id))
+        if let Some(cached) = self.cache.iter().find(|e| e.log_id.index == index) {
+            return Ok(Some(cached.log_id));
+        }
+        let segment = self.segments.iter().find(|s| s.first <= index && index < s.next());
+        segment.map_or(Ok(None), |segment| segment.log_id(index))
     }
 
     fn read(&self, from: u64, to: u64) -> io::Result<Vec<Entry>> {

@@ -48,6 +48,7 @@ use self::state_file::StateFile;
 use self::state_machine::{Applied, StateMachine, StateWriter};
 use self::types::Raft;
 use super::memory::check_size;
+use super::vault::{Plain, Vault};
 use super::{
     Entry, ListQuery, ListResult, Machine, ReadAt, Revision, Stamp, Store, StoreError, Txn, TxnOutcome, Watcher, Window,
 };
@@ -92,6 +93,8 @@ pub struct RaftConfig {
     pub connect: Connect,
     /// Writes the revision into an object.
     pub stamp: Stamp,
+    /// Encrypts what goes to disk.
+    pub vault: Arc<dyn Vault>,
     /// Where the metrics go.
     pub registry: prometheus::Registry,
 }
@@ -114,6 +117,7 @@ impl RaftConfig {
             window: Window::default(),
             connect,
             stamp,
+            vault: Arc::new(Plain),
             registry: prometheus::Registry::new(),
         }
     }
@@ -172,6 +176,7 @@ impl RaftStore {
         let factory = NetworkFactory {
             peers: Peers::new(config.connect.clone()),
             node_id: config.node_id,
+            vault: config.vault.clone(),
         };
         let peers = factory.peers.clone();
         let (id, raft_log, raft_machine) = (config.node_id, log.clone(), state_machine.clone());
@@ -281,6 +286,13 @@ impl RaftStore {
         self.node.leader() == Leader::Here
     }
 
+    /// Writes everything anew, with the keys that encrypt now: the snapshot, and with the next turn the state. What is encrypted with older
+    /// keys is then only in the part of the log before the snapshot, which is not read any more and goes file by file.
+    pub async fn rewrite(&self) -> Result<(), StoreError> {
+        self.node.state_machine.applied.rewrite();
+        self.snapshot().await
+    }
+
     /// Takes a snapshot now and lets the log before it go.
     pub async fn snapshot(&self) -> Result<(), StoreError> {
         tasks::take_snapshot(&self.node)
@@ -354,8 +366,8 @@ fn open(config: &RaftConfig) -> Result<Opened, StartError> {
     let lock = take_lock(&dir.join("lock"))?;
     let metrics = Metrics::new(&config.registry).map_err(|e| StartError::Raft(e.to_string()))?;
     let metrics = Arc::new(metrics);
-    let (snapshots, damage) = Snapshots::open(&dir.join("snap"))?;
-    let (state_file, restored) = StateFile::open(&dir.join("state"))?;
+    let (snapshots, damage) = Snapshots::open(&dir.join("snap"), config.vault.clone())?;
+    let (state_file, restored) = StateFile::open(&dir.join("state"), config.vault.clone())?;
     let covered = snapshots
         .last_log_id()
         .max(restored.as_ref().and_then(|r| r.point.applied));
@@ -364,7 +376,9 @@ fn open(config: &RaftConfig) -> Result<Opened, StartError> {
         config.node_id,
         config.segment_bytes,
         covered,
+        snapshots.last_log_id(),
         metrics.clone(),
+        config.vault.clone(),
     )?;
     if log.purged() > covered {
         let missing = || StartError::damaged(snapshots.dir(), "the snapshot that the log builds on is missing");
@@ -409,7 +423,7 @@ fn load_snapshot(
         return Ok(Default::default());
     };
     let mut entries = Vec::new();
-    let head = snapshot::read(&path, |entry| entries.push(Arc::new(entry)))?;
+    let head = snapshot::read(&path, &**snapshots.vault(), |entry| entries.push(Arc::new(entry)))?;
     machine.restore(head.revision, entries, head.revision, Vec::new());
     Ok((head.meta.last_log_id, head.meta.last_membership))
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,8 +23,9 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::codec::Malformed;
-use super::snapshot::meta_to_pb;
+use super::snapshot::{self, meta_to_pb};
 use super::types::{self, Member, TypeConfig, Vote};
+use crate::store::vault::Vault;
 
 /// The largest message between members, bytes: a batch and what openraft puts beside it.
 pub(super) const MAX_MESSAGE: usize = 32 << 20;
@@ -112,6 +113,7 @@ pub struct Network {
     node_id: u64,
     target: u64,
     address: String,
+    vault: Arc<dyn Vault>,
 }
 
 /// Makes [`Network`]s.
@@ -119,6 +121,7 @@ pub struct Network {
 pub struct NetworkFactory {
     pub(super) peers: Peers,
     pub(super) node_id: u64,
+    pub(super) vault: Arc<dyn Vault>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
@@ -129,6 +132,7 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
             peers: self.peers.clone(),
             node_id: self.node_id,
             target,
+            vault: self.vault.clone(),
             address: node.address.clone(),
         }
     }
@@ -211,12 +215,14 @@ impl RaftNetwork<TypeConfig> for Network {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<u64>, StreamingError<TypeConfig, Fatal<u64>>> {
         // A snapshot that was replaced meanwhile is like one that got lost on the way: openraft asks for the current one.
-        let file = std::fs::File::open(&snapshot.snapshot.path).map_err(|e| NetworkError::new(&e))?;
+        let path = snapshot.snapshot.path.clone();
         let mut open = meta_to_pb(&snapshot.meta);
         open.vote = Some(types::vote_to_pb(&vote));
-        open.length = file.metadata().map_err(|e| NetworkError::new(&e))?.len();
+        // Decrypted it is not longer.
+        open.length = std::fs::metadata(&path).map_err(|e| NetworkError::new(&e))?.len();
         let (sender, receiver) = tokio::sync::mpsc::channel(4);
-        tokio::task::spawn_blocking(move || send_file(file, open, &sender));
+        let vault = self.vault.clone();
+        tokio::task::spawn_blocking(move || send_file(&path, &*vault, open, &sender));
         let mut client = self.client()?;
         let parts = tokio_stream::wrappers::ReceiverStream::new(receiver);
         tokio::select! {
@@ -232,23 +238,30 @@ impl RaftNetwork<TypeConfig> for Network {
 
 /// Feeds a snapshot into a stream; ends early when the stream is dropped.
 fn send_file(
-    mut file: std::fs::File,
+    path: &Path,
+    vault: &dyn Vault,
     open: pb::SnapshotOpen,
     parts: &tokio::sync::mpsc::Sender<pb::InstallSnapshotRequest>,
 ) {
-    let part = |part| pb::InstallSnapshotRequest { part: Some(part) };
-    let mut next = pb::install_snapshot_request::Part::Open(open);
-    let mut chunk = vec![0; CHUNK];
-    while parts.blocking_send(part(next)).is_ok() {
-        match file.read(&mut chunk) {
-            Ok(0) => return,
-            Ok(n) => next = pb::install_snapshot_request::Part::Chunk(Bytes::copy_from_slice(&chunk[..n])),
-            Err(error) => {
-                // The receiver misses bytes and refuses.
-                tracing::warn!(%error, "cannot read the snapshot to send");
-                return;
-            }
-        }
+    let send = |part| {
+        parts
+            .blocking_send(pb::InstallSnapshotRequest { part: Some(part) })
+            .is_ok()
+    };
+    if !send(pb::install_snapshot_request::Part::Open(open)) {
+        return;
+    }
+    let sent = snapshot::send(path, vault, |piece| {
+        let piece = Bytes::from(piece);
+        let mut chunks = (0..piece.len()).step_by(CHUNK);
+        chunks.all(|at| {
+            let chunk = piece.slice(at..piece.len().min(at + CHUNK));
+            send(pb::install_snapshot_request::Part::Chunk(chunk))
+        })
+    });
+    if let Err(error) = sent {
+        // The receiver misses bytes and refuses.
+        tracing::warn!(%error, "cannot read the snapshot to send");
     }
 }
 

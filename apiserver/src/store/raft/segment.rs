@@ -4,12 +4,13 @@
 //! such a file, 58 us and 0.12 ms on a merely allocated one, 133 us and more on a growing one) and cannot meet a full disk.
 //!
 //! A record is `length, crc32c, payload`; the checksum is seeded with the file's first index, so that no record is valid in another file.
-//! The first zero length ends the records.
+//! The first zero length ends the records. Transactions that touch an object to be protected are encrypted.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use openraft::{CommittedLeaderId, EntryPayload};
@@ -18,17 +19,23 @@ use prost::Message;
 use super::codec::{self, Malformed};
 use super::files::{At, StartError};
 use super::types::{self, Batch, Entry, LogId};
+use crate::store::Op;
+use crate::store::vault::{self, Vault};
 
 const MAGIC: [u8; 8] = *b"KEELLOG1";
 pub(super) const HEADER: u32 = 64;
 /// Bytes of a record before its payload.
 const RECORD_HEADER: usize = 8;
 /// What a record adds to its transactions at most.
-pub(super) const RECORD_OVERHEAD: usize = RECORD_HEADER + 64;
+pub(super) const RECORD_OVERHEAD: usize = RECORD_HEADER + 64 + vault::OVERHEAD;
 
 const BLANK: u8 = 0;
 const TRANSACTIONS: u8 = 1;
 const MEMBERSHIP: u8 = 2;
+/// Transactions, encrypted.
+const SEALED: u8 = 3;
+/// What encrypted records are bound to.
+const CONTEXT: &[u8] = b"log";
 
 /// An open segment. Its entries are `first..first + positions.len()`.
 #[derive(Debug)]
@@ -44,12 +51,18 @@ pub(super) struct Segment {
     end: u32,
     /// Bytes of the file.
     capacity: u32,
+    vault: Arc<dyn Vault>,
 }
 
 /// What opening a segment found.
 pub(super) struct Opened {
     pub(super) segment: Segment,
+    /// Its entries, or those after the last one that could not be decrypted.
     pub(super) entries: Vec<Entry>,
+    /// Its last entry.
+    pub(super) last: Option<LogId>,
+    /// The last entry that could not be decrypted, and why.
+    pub(super) unreadable: Option<(LogId, String)>,
     /// The highest commit index noted in a record.
     pub(super) committed: Option<u64>,
     /// Whether something that is no record follows the last one.
@@ -161,7 +174,13 @@ fn write_zeros(file: &mut File, mut count: usize) -> io::Result<()> {
 
 impl Segment {
     /// Makes a prepared file the segment that begins with `first`, after `prev`. The caller syncs the folder.
-    pub(super) fn create(dir: &Path, prepared: &Path, first: u64, prev: Option<LogId>) -> io::Result<Self> {
+    pub(super) fn create(
+        dir: &Path,
+        prepared: &Path,
+        first: u64,
+        prev: Option<LogId>,
+        vault: Arc<dyn Vault>,
+    ) -> io::Result<Self> {
         let path = dir.join(file_name(first));
         let file = OpenOptions::new().read(true).write(true).open(prepared)?;
         file.write_all_at(&header(first, prev), 0)?;
@@ -176,11 +195,12 @@ impl Segment {
             positions: Vec::new(),
             end: HEADER,
             capacity,
+            vault,
         })
     }
 
     /// Reads a segment. Where its records end is for the caller to judge.
-    pub(super) fn open(path: &Path) -> Result<Opened, StartError> {
+    pub(super) fn open(path: &Path, vault: Arc<dyn Vault>) -> Result<Opened, StartError> {
         let file = OpenOptions::new().read(true).write(true).open(path).at("open", path)?;
         let content = Bytes::from(std::fs::read(path).at("read", path)?);
         let (first, prev) = parse_header(&content).ok_or_else(|| StartError::damaged(path, "bad header"))?;
@@ -199,10 +219,13 @@ impl Segment {
             positions: Vec::new(),
             end: HEADER,
             capacity,
+            vault,
         };
         let mut opened = Opened {
             segment,
             entries: Vec::new(),
+            last: None,
+            unreadable: None,
             committed: None,
             garbage: false,
         };
@@ -240,7 +263,7 @@ impl Segment {
     pub(super) fn encode(&self, entry: &Entry, committed: u64, out: &mut Vec<u8>) {
         let start = out.len();
         out.extend_from_slice(&[0; RECORD_HEADER]);
-        encode_entry(entry, committed, out);
+        encode_entry(entry, committed, &*self.vault, out);
         let payload = start + RECORD_HEADER;
         let len = (out.len() - payload) as u32;
         let crc = checksum(self.first, &out[payload..]);
@@ -270,22 +293,37 @@ impl Segment {
 
     /// Reads entries `from..to`, which the segment has.
     pub(super) fn read(&self, from: u64, to: u64) -> io::Result<Vec<Entry>> {
+        let opened = |record: Record| {
+            let index = record.log_id.index;
+            record
+                .entry
+                .map_err(|why| io::Error::new(io::ErrorKind::InvalidData, format!("record {index}: {why}")))
+        };
+        self.records(from, to)?.into_iter().map(opened).collect()
+    }
+
+    /// The log id of an entry that the segment has.
+    pub(super) fn log_id(&self, index: u64) -> io::Result<Option<LogId>> {
+        Ok(self.records(index, index + 1)?.first().map(|record| record.log_id))
+    }
+
+    fn records(&self, from: u64, to: u64) -> io::Result<Vec<Record>> {
         let (start, end) = (self.position(from), self.position(to));
         let mut content = vec![0; (end - start) as usize];
         self.file.read_exact_at(&mut content, u64::from(start))?;
         let content = Bytes::from(content);
         let damaged = |index| io::Error::new(io::ErrorKind::InvalidData, format!("record {index} is damaged"));
         let mut at = 0;
-        let mut entries = Vec::with_capacity((to - from) as usize);
+        let mut records = Vec::with_capacity((to - from) as usize);
         for index in from..to {
-            let (entry, _, len) = record(self.first, &content.slice(at..)).ok_or_else(|| damaged(index))?;
-            if entry.log_id.index != index {
+            let record = record(self.first, &content.slice(at..), &*self.vault).ok_or_else(|| damaged(index))?;
+            if record.log_id.index != index {
                 return Err(damaged(index));
             }
-            at += len as usize;
-            entries.push(entry);
+            at += record.len as usize;
+            records.push(record);
         }
-        Ok(entries)
+        Ok(records)
     }
 
     /// Removes the entries from `index` on, durably.
@@ -317,7 +355,7 @@ impl Opened {
         let segment = &mut self.segment;
         loop {
             let rest = content.slice(segment.end as usize..);
-            let Some((entry, committed, len)) = record(segment.first, &rest) else {
+            let Some(found) = record(segment.first, &rest, &*segment.vault) else {
                 self.garbage = rest.iter().any(|b| *b != 0);
                 return if self.garbage {
                     self.refuse_lost_records(&rest)
@@ -325,16 +363,24 @@ impl Opened {
                     Ok(())
                 };
             };
-            if entry.log_id.index != segment.next() {
+            let index = found.log_id.index;
+            if index != segment.next() {
                 return Err(StartError::damaged(
                     &segment.path,
-                    format!("entry {} is out of place", entry.log_id.index),
+                    format!("entry {index} is out of place"),
                 ));
             }
             segment.positions.push(segment.end);
-            segment.end += len;
-            self.committed = self.committed.max(Some(committed));
-            self.entries.push(entry);
+            segment.end += found.len;
+            self.committed = self.committed.max(Some(found.committed));
+            self.last = Some(found.log_id);
+            match found.entry {
+                Ok(entry) => self.entries.push(entry),
+                Err(why) => {
+                    self.entries.clear();
+                    self.unreadable = Some((found.log_id, why));
+                }
+            }
         }
     }
 
@@ -344,7 +390,7 @@ impl Opened {
         let found = (1..rest.len().saturating_sub(RECORD_HEADER)).find(|at| {
             let mut index = rest.slice(at + RECORD_HEADER..);
             let plausible = codec::number(&mut index).is_ok_and(|i| i > next && i < next + 10_000);
-            plausible && record(self.segment.first, &rest.slice(*at..)).is_some()
+            plausible && record(self.segment.first, &rest.slice(*at..), &*self.segment.vault).is_some()
         });
         match found {
             Some(_) => Err(StartError::damaged(
@@ -360,8 +406,19 @@ fn checksum(first: u64, payload: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&first.to_le_bytes()), payload)
 }
 
-/// The record at the beginning of `input`: entry, commit index and length with its header.
-fn record(first: u64, input: &Bytes) -> Option<(Entry, u64, u32)> {
+/// A record as it was found.
+struct Record {
+    log_id: LogId,
+    /// The commit index noted in it.
+    committed: u64,
+    /// Its length with its header.
+    len: u32,
+    /// The entry, or why it cannot be decrypted.
+    entry: Result<Entry, String>,
+}
+
+/// The record at the beginning of `input`.
+fn record(first: u64, input: &Bytes, vault: &dyn Vault) -> Option<Record> {
     let len = u32::from_le_bytes(input.get(..4)?.try_into().ok()?);
     let crc = u32::from_le_bytes(input.get(4..RECORD_HEADER)?.try_into().ok()?);
     let end = RECORD_HEADER.checked_add(len as usize)?;
@@ -372,11 +429,20 @@ fn record(first: u64, input: &Bytes) -> Option<(Entry, u64, u32)> {
     if checksum(first, &payload) != crc {
         return None;
     }
-    let (entry, committed) = decode_entry(payload).ok()?;
-    Some((entry, committed, end as u32))
+    decode_entry(payload, end as u32, vault).ok()
 }
 
-fn encode_entry(entry: &Entry, committed: u64, out: &mut Vec<u8>) {
+/// The key of an object in the batch that is to be encrypted; a batch is encrypted as a whole.
+fn protected(batch: &Bytes, vault: &dyn Vault) -> Option<String> {
+    let txns = codec::decode_batch(batch.clone()).ok()?;
+    let mut ops = txns.into_iter().flat_map(|txn| txn.ops);
+    ops.find_map(|op| match op {
+        Op::Put { key, .. } if vault.protects(&key) => Some(key),
+        _ => None,
+    })
+}
+
+fn encode_entry(entry: &Entry, committed: u64, vault: &dyn Vault, out: &mut Vec<u8>) {
     codec::put_number(out, entry.log_id.index);
     codec::put_number(out, entry.log_id.leader_id.term);
     codec::put_number(out, entry.log_id.leader_id.node_id);
@@ -384,8 +450,16 @@ fn encode_entry(entry: &Entry, committed: u64, out: &mut Vec<u8>) {
     match &entry.payload {
         EntryPayload::Blank => out.push(BLANK),
         EntryPayload::Normal(batch) => {
-            out.push(TRANSACTIONS);
-            out.extend_from_slice(&batch.0);
+            match protected(&batch.0, vault).and_then(|key| vault.seal(&key, CONTEXT, &batch.0)) {
+                Some(sealed) => {
+                    out.push(SEALED);
+                    out.extend_from_slice(&sealed);
+                }
+                None => {
+                    out.push(TRANSACTIONS);
+                    out.extend_from_slice(&batch.0);
+                }
+            }
         }
         EntryPayload::Membership(membership) => {
             out.push(MEMBERSHIP);
@@ -394,26 +468,29 @@ fn encode_entry(entry: &Entry, committed: u64, out: &mut Vec<u8>) {
     }
 }
 
-fn decode_entry(mut input: Bytes) -> Result<(Entry, u64), Malformed> {
+fn decode_entry(mut input: Bytes, len: u32, vault: &dyn Vault) -> Result<Record, Malformed> {
     let index = codec::number(&mut input)?;
     let leader = CommittedLeaderId::new(codec::number(&mut input)?, codec::number(&mut input)?);
     let committed = codec::number(&mut input)?;
     let payload = match codec::byte(&mut input)? {
-        BLANK => EntryPayload::Blank,
-        TRANSACTIONS => EntryPayload::Normal(Batch(input)),
+        BLANK => Ok(EntryPayload::Blank),
+        TRANSACTIONS => Ok(EntryPayload::Normal(Batch(input))),
+        SEALED => vault
+            .open(CONTEXT, &input)
+            .map(|batch| EntryPayload::Normal(Batch(batch.into()))),
         MEMBERSHIP => {
             let membership = proto::raft::Membership::decode(input).map_err(|_| Malformed)?;
-            EntryPayload::Membership(types::membership_from_pb(membership))
+            Ok(EntryPayload::Membership(types::membership_from_pb(membership)))
         }
         _ => return Err(Malformed),
     };
-    Ok((
-        Entry {
-            log_id: LogId::new(leader, index),
-            payload,
-        },
+    let log_id = LogId::new(leader, index);
+    Ok(Record {
+        log_id,
         committed,
-    ))
+        len,
+        entry: payload.map(|payload| Entry { log_id, payload }),
+    })
 }
 
 fn header(first: u64, prev: Option<LogId>) -> [u8; HEADER as usize] {

@@ -15,9 +15,10 @@ use super::codec::{self, Malformed};
 use super::files::is_full;
 use super::node::{Leader, Node, REQUEST_TIMEOUT, not_leader};
 use super::segment::RECORD_OVERHEAD;
-use super::snapshot;
+use super::snapshot::{self, Receiver};
 use super::types::{self, Member, entry_size};
 use crate::store::StoreError;
+use crate::store::vault::Vault;
 
 /// The Raft service of one member.
 #[derive(Debug, Clone)]
@@ -113,7 +114,8 @@ impl RaftService for Service {
         let meta = snapshot::meta_from_pb(open).map_err(malformed)?;
         let data = self.node.raft.begin_receiving_snapshot().await.map_err(unavailable)?;
         // What openraft is given must be whole and must have room: it does not survive a failure to install.
-        let received = receive(&mut parts, &data.path, length).await;
+        let vault = self.node.state_machine.snapshots.vault();
+        let received = receive(&mut parts, &data.path, length, vault).await;
         let received = match received {
             Ok(()) => self.node.log.reserve_segment().map_err(|e| no_room(&e)),
             refused => refused,
@@ -263,7 +265,13 @@ impl Service {
 }
 
 /// Writes a snapshot that comes in pieces, syncs it and checks it.
-async fn receive(parts: &mut Streaming<pb::InstallSnapshotRequest>, path: &Path, length: u64) -> Result<(), Status> {
+async fn receive(
+    parts: &mut Streaming<pb::InstallSnapshotRequest>,
+    path: &Path,
+    length: u64,
+    vault: &Arc<dyn Vault>,
+) -> Result<(), Status> {
+    let mut receiver = Receiver::new(vault.clone());
     let mut file = tokio::fs::File::create(path).await.map_err(|e| no_room(&e))?;
     let mut received = 0;
     while let Some(message) = parts.message().await? {
@@ -274,11 +282,17 @@ async fn receive(parts: &mut Streaming<pb::InstallSnapshotRequest>, path: &Path,
         if received > length {
             return Err(Status::invalid_argument("more bytes than announced"));
         }
-        file.write_all(&chunk).await.map_err(|e| no_room(&e))?;
+        let bytes = receiver
+            .feed(&chunk)
+            .map_err(|_| Status::data_loss("a block is malformed"))?;
+        file.write_all(&bytes).await.map_err(|e| no_room(&e))?;
+    }
+    if !receiver.is_complete() {
+        return Err(Status::data_loss("the snapshot is cut off"));
     }
     file.sync_all().await.map_err(|e| no_room(&e))?;
-    let path = path.to_owned();
-    let checked = tokio::task::spawn_blocking(move || snapshot::read(&path, |_| {}).map(drop)).await;
+    let (path, vault) = (path.to_owned(), vault.clone());
+    let checked = tokio::task::spawn_blocking(move || snapshot::read(&path, &*vault, |_| {}).map(drop)).await;
     checked
         .map_err(unavailable)?
         .map_err(|e| Status::data_loss(e.to_string()))

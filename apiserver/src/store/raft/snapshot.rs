@@ -8,7 +8,7 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use prost::Message;
 use proto::raft as pb;
@@ -16,6 +16,7 @@ use proto::raft as pb;
 use super::codec::{self, Malformed};
 use super::files::{At, StartError, remove_if_present, sync_dir};
 use super::types::{self, LogId, SnapshotMeta, StoredMembership};
+use crate::store::vault::{Plain, Vault};
 use crate::store::{Entry, Revision};
 
 const MAGIC: [u8; 8] = *b"KEELSNP1";
@@ -28,6 +29,7 @@ const MAX_BLOCK: usize = 8 << 20;
 #[derive(Debug)]
 pub(super) struct Snapshots {
     dir: PathBuf,
+    vault: Arc<dyn Vault>,
     current: Mutex<Option<(SnapshotMeta, PathBuf)>>,
 }
 
@@ -39,7 +41,7 @@ pub(super) struct Head {
 
 impl Snapshots {
     /// Looks for the newest snapshot and checks it. A damaged one is reported beside: the state may make up for it.
-    pub(super) fn open(dir: &Path) -> Result<(Self, Option<StartError>), StartError> {
+    pub(super) fn open(dir: &Path, vault: Arc<dyn Vault>) -> Result<(Self, Option<StartError>), StartError> {
         std::fs::create_dir_all(dir).at("create", dir)?;
         let mut names = Vec::new();
         for entry in std::fs::read_dir(dir).at("list", dir)? {
@@ -53,7 +55,7 @@ impl Snapshots {
         names.sort();
         let (mut current, mut damage) = (None, None);
         if let Some(path) = names.pop() {
-            match read(&path, |_| {}) {
+            match read(&path, &*vault, |_| {}) {
                 Ok(head) => current = Some((head.meta, path)),
                 Err(damaged @ StartError::Damaged { .. }) => damage = Some(damaged),
                 Err(e) => return Err(e),
@@ -62,6 +64,7 @@ impl Snapshots {
         Ok((
             Self {
                 dir: dir.to_owned(),
+                vault,
                 current: Mutex::new(current),
             },
             damage,
@@ -70,6 +73,10 @@ impl Snapshots {
 
     pub(super) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    pub(super) fn vault(&self) -> &Arc<dyn Vault> {
+        &self.vault
     }
 
     pub(super) fn current(&self) -> Option<(SnapshotMeta, PathBuf)> {
@@ -103,7 +110,8 @@ impl Snapshots {
             snapshot_id,
         };
         let temporary = self.temporary();
-        let written = write(&temporary, &meta, revision, entries).and_then(|()| self.adopt(&temporary, &meta));
+        let written =
+            write(&temporary, &meta, revision, entries, &*self.vault).and_then(|()| self.adopt(&temporary, &meta));
         if written.is_err() {
             // The room it took is needed.
             remove_if_present(&temporary)?;
@@ -128,7 +136,13 @@ impl Snapshots {
     }
 }
 
-fn write(path: &Path, meta: &SnapshotMeta, revision: Revision, entries: &[Arc<Entry>]) -> io::Result<()> {
+fn write(
+    path: &Path,
+    meta: &SnapshotMeta,
+    revision: Revision,
+    entries: &[Arc<Entry>],
+    vault: &dyn Vault,
+) -> io::Result<()> {
     let mut file = BufWriter::with_capacity(BLOCK, File::create(path)?);
     file.write_all(&MAGIC)?;
     let mut block = Vec::with_capacity(BLOCK + (64 << 10));
@@ -138,7 +152,7 @@ fn write(path: &Path, meta: &SnapshotMeta, revision: Revision, entries: &[Arc<En
     write_block(&mut file, &block)?;
     block.clear();
     for entry in entries {
-        codec::put_entry(&mut block, entry);
+        put_entry(&mut block, entry, vault);
         if block.len() >= BLOCK {
             write_block(&mut file, &block)?;
             block.clear();
@@ -152,13 +166,13 @@ fn write(path: &Path, meta: &SnapshotMeta, revision: Revision, entries: &[Arc<En
 }
 
 fn write_block(out: &mut impl Write, block: &[u8]) -> io::Result<()> {
-    out.write_all(&(block.len() as u32).to_le_bytes())?;
-    out.write_all(&crc32c::crc32c(block).to_le_bytes())?;
-    out.write_all(block)
+    let mut frame = Vec::with_capacity(block.len() + 8);
+    framed(block, &mut frame);
+    out.write_all(&frame)
 }
 
 /// Reads and checks a whole snapshot, entry by entry in key order.
-pub(super) fn read(path: &Path, mut each: impl FnMut(Entry)) -> Result<Head, StartError> {
+pub(super) fn read(path: &Path, vault: &dyn Vault, mut each: impl FnMut(Entry)) -> Result<Head, StartError> {
     let mut file = BufReader::with_capacity(BLOCK, File::open(path).at("open", path)?);
     let mut magic = [0; 8];
     if file.read_exact(&mut magic).is_err() || magic != MAGIC {
@@ -174,7 +188,7 @@ pub(super) fn read(path: &Path, mut each: impl FnMut(Entry)) -> Result<Head, Sta
             break;
         }
         while !block.is_empty() {
-            each(codec::entry(&mut block).map_err(damaged)?);
+            each(entry(&mut block, vault).map_err(|fault| fault.at(path))?);
             found += 1;
         }
     }
@@ -182,6 +196,150 @@ pub(super) fn read(path: &Path, mut each: impl FnMut(Entry)) -> Result<Head, Sta
         return Err(StartError::damaged(path, format!("{found} entries instead of {count}")));
     }
     Ok(head)
+}
+
+/// No key of an object is empty: an encrypted entry begins with a zero length.
+const SEALED: u8 = 0;
+/// What encrypted entries are bound to.
+const CONTEXT: &[u8] = b"snapshot";
+
+/// Why an entry cannot be read.
+#[derive(Debug)]
+pub(super) enum Fault {
+    Malformed,
+    Sealed(String),
+}
+
+impl Fault {
+    fn at(self, path: &Path) -> StartError {
+        match self {
+            Fault::Malformed => StartError::damaged(path, "a block is malformed"),
+            Fault::Sealed(why) => StartError::Sealed {
+                path: path.to_owned(),
+                why,
+            },
+        }
+    }
+}
+
+impl From<Malformed> for Fault {
+    fn from(_: Malformed) -> Self {
+        Fault::Malformed
+    }
+}
+
+fn put_entry(block: &mut Vec<u8>, entry: &Entry, vault: &dyn Vault) {
+    let start = block.len();
+    codec::put_entry(block, entry);
+    if let Some(sealed) = vault.seal(&entry.key, CONTEXT, &block[start..]) {
+        block.truncate(start);
+        block.push(SEALED);
+        codec::put_bytes(block, &sealed);
+    }
+}
+
+fn entry(block: &mut Bytes, vault: &dyn Vault) -> Result<Entry, Fault> {
+    if block.first() != Some(&SEALED) {
+        let entry = codec::entry(block)?;
+        if vault.protects(&entry.key) {
+            vault.note_stale();
+        }
+        return Ok(entry);
+    }
+    codec::byte(block)?;
+    let sealed = codec::bytes(block)?;
+    let mut plain = vault.open(CONTEXT, &sealed).map(Bytes::from).map_err(Fault::Sealed)?;
+    Ok(codec::entry(&mut plain)?)
+}
+
+/// A block as another vault would have it.
+fn translate(mut block: Bytes, from: &dyn Vault, to: &dyn Vault) -> Result<Vec<u8>, Fault> {
+    let mut out = Vec::with_capacity(block.len());
+    while !block.is_empty() {
+        put_entry(&mut out, &entry(&mut block, from)?, to);
+    }
+    Ok(out)
+}
+
+/// Hands out a snapshot file decrypted, piece by piece, as another member takes it ([`Receiver`]); ends early when `each` says no.
+pub(super) fn send(path: &Path, vault: &dyn Vault, mut each: impl FnMut(Vec<u8>) -> bool) -> Result<(), StartError> {
+    let mut file = BufReader::with_capacity(BLOCK, File::open(path).at("open", path)?);
+    let mut magic = vec![0; MAGIC.len()];
+    file.read_exact(&mut magic).at("read", path)?;
+    let head = read_block(&mut file, path)?;
+    framed(&head, &mut magic);
+    if !each(magic) {
+        return Ok(());
+    }
+    loop {
+        let block = read_block(&mut file, path)?;
+        let plain = translate(block, vault, &Plain).map_err(|fault| fault.at(path))?;
+        let last = plain.is_empty();
+        let mut out = Vec::with_capacity(plain.len() + 8);
+        framed(&plain, &mut out);
+        if !each(out) || last {
+            return Ok(());
+        }
+    }
+}
+
+fn framed(block: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&(block.len() as u32).to_le_bytes());
+    out.extend_from_slice(&crc32c::crc32c(block).to_le_bytes());
+    out.extend_from_slice(block);
+}
+
+/// Turns what [`send`] made on another member into what this member's disk may have.
+pub(super) struct Receiver {
+    vault: Arc<dyn Vault>,
+    waiting: BytesMut,
+    /// Magic and head are passed on as they are.
+    begun: bool,
+}
+
+impl Receiver {
+    pub(super) fn new(vault: Arc<dyn Vault>) -> Self {
+        Self {
+            vault,
+            waiting: BytesMut::new(),
+            begun: false,
+        }
+    }
+
+    /// What can be written after these bytes.
+    pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<Vec<u8>, Fault> {
+        self.waiting.extend_from_slice(bytes);
+        let mut out = Vec::new();
+        loop {
+            let before = if self.begun { 0 } else { MAGIC.len() };
+            let Some(len) = self.waiting.get(before..before + 4) else {
+                return Ok(out);
+            };
+            let len = u32::from_le_bytes(len.try_into().map_err(|_| Fault::Malformed)?) as usize;
+            if len > MAX_BLOCK {
+                return Err(Fault::Malformed);
+            }
+            if self.waiting.len() < before + 8 + len {
+                return Ok(out);
+            }
+            let frame = self.waiting.split_to(before + 8 + len).freeze();
+            if self.begun {
+                let block = frame.slice(8..);
+                if crc32c::crc32c(&block).to_le_bytes() != frame[4..8] {
+                    return Err(Fault::Malformed);
+                }
+                framed(&translate(block, &Plain, &*self.vault)?, &mut out);
+            } else {
+                out.extend_from_slice(&frame);
+                self.begun = true;
+            }
+        }
+    }
+
+    /// Whether nothing is left over.
+    pub(super) fn is_complete(&self) -> bool {
+        self.waiting.is_empty()
+    }
 }
 
 fn read_block(file: &mut impl Read, path: &Path) -> Result<Bytes, StartError> {

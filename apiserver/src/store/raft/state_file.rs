@@ -20,6 +20,7 @@ use super::files::{At, StartError, remove_if_present, sync_dir};
 use super::snapshot::{meta_from_pb, meta_to_pb};
 use super::types::{LogId, SnapshotMeta, StoredMembership};
 use crate::store::state::Past;
+use crate::store::vault::Vault;
 use crate::store::{Change, Entry, Revision};
 
 /// No object's key begins with a zero byte.
@@ -79,6 +80,7 @@ fn fingerprint(key: &[u8], value: &[u8]) -> u64 {
 
 pub(super) struct StateFile {
     dir: PathBuf,
+    vault: Arc<dyn Vault>,
     open: Option<Open>,
     tally: Tally,
 }
@@ -98,10 +100,11 @@ fn guarded<T>(work: impl FnOnce() -> SledResult<T>) -> SledResult<T> {
 
 impl StateFile {
     /// Opens the state if it can be trusted, else an empty one.
-    pub(super) fn open(dir: &Path) -> Result<(Self, Option<Restored>), StartError> {
+    pub(super) fn open(dir: &Path, vault: Arc<dyn Vault>) -> Result<(Self, Option<Restored>), StartError> {
         std::fs::create_dir_all(dir).at("create", dir)?;
         let mut file = Self {
             dir: dir.to_owned(),
+            vault,
             open: None,
             tally: Tally::default(),
         };
@@ -167,7 +170,7 @@ impl StateFile {
                 tally.remove(fingerprint(key.as_bytes(), &body(stored)));
             }
             match now {
-                Some(entry) => insert(&mut batch, &mut tally, entry),
+                Some(entry) => insert(&mut batch, &mut tally, entry, &*self.vault),
                 None => batch.remove(key.as_bytes()),
             }
         }
@@ -180,7 +183,9 @@ impl StateFile {
         let mut tally = Tally::default();
         for chunk in entries.chunks(CHUNK) {
             let mut batch = sled::Batch::default();
-            chunk.iter().for_each(|entry| insert(&mut batch, &mut tally, entry));
+            chunk
+                .iter()
+                .for_each(|entry| insert(&mut batch, &mut tally, entry, &*self.vault));
             guarded(|| self.opened()?.objects.apply_batch(batch).map_err(|e| e.to_string()))?;
         }
         self.commit(sled::Batch::default(), tally, point)
@@ -204,7 +209,7 @@ impl StateFile {
         for (n, past) in history.enumerate() {
             let (key, value) = ((n as u64).to_be_bytes(), encode_past(past));
             tally.add(fingerprint(&key, &value));
-            batch.insert(&key, value);
+            batch.insert(&key, protect(past.change.key(), &key, value, &*self.vault));
         }
         guarded(|| {
             let open = self.opened()?;
@@ -234,6 +239,7 @@ impl StateFile {
 
     fn restore(&mut self, marker: &[u8]) -> SledResult<Restored> {
         let (objects_noted, history_noted, compacted) = decode_marker(marker).map_err(|_| "the marker is malformed")?;
+        let vault = self.vault.clone();
         let open = self.opened()?;
         let (mut entries, mut head, mut tally) = (Vec::new(), None, Tally::default());
         for item in open.objects.iter() {
@@ -242,9 +248,13 @@ impl StateFile {
                 head = Some(decode_head(Bytes::copy_from_slice(&value)).map_err(|_| "the head is malformed")?);
                 continue;
             }
+            let (value, sealed) = reveal(&key, &value, &*vault)?;
             tally.add(fingerprint(&key, &value));
             let key = std::str::from_utf8(&key).map_err(|_| "a key is malformed")?;
-            let entry = codec::entry_body(key.into(), &mut Bytes::copy_from_slice(&value));
+            if !sealed && vault.protects(key) {
+                vault.note_stale();
+            }
+            let entry = codec::entry_body(key.into(), &mut value.clone());
             entries.push(Arc::new(entry.map_err(|_| "an entry is malformed")?));
         }
         let (counted, point) = head.ok_or("the head is missing")?;
@@ -252,8 +262,9 @@ impl StateFile {
         let mut records = Vec::new();
         for item in open.history.iter() {
             let (key, value) = item.map_err(|e| e.to_string())?;
+            let (value, _) = reveal(&key, &value, &*vault)?;
             history_tally.add(fingerprint(&key, &value));
-            records.push(decode_past(Bytes::copy_from_slice(&value)).map_err(|_| "the history is malformed")?);
+            records.push(decode_past(value).map_err(|_| "the history is malformed")?);
         }
         if tally != objects_noted || counted != objects_noted || history_tally != history_noted {
             return Err(format!(
@@ -291,10 +302,33 @@ fn body(entry: &Entry) -> Vec<u8> {
     out
 }
 
-fn insert(batch: &mut sled::Batch, tally: &mut Tally, entry: &Entry) {
+/// Fingerprints are those of the plain records: encrypted twice, the same record differs.
+fn insert(batch: &mut sled::Batch, tally: &mut Tally, entry: &Entry, vault: &dyn Vault) {
     let body = body(entry);
     tally.add(fingerprint(entry.key.as_bytes(), &body));
-    batch.insert(entry.key.as_bytes(), body);
+    batch.insert(
+        entry.key.as_bytes(),
+        protect(&entry.key, entry.key.as_bytes(), body, vault),
+    );
+}
+
+/// No plain record begins with a zero: it would be a revision.
+const SEALED: u8 = 0;
+
+/// A record about the object `object` as it stands under `key`, encrypted if that is to be.
+fn protect(object: &str, key: &[u8], record: Vec<u8>, vault: &dyn Vault) -> Vec<u8> {
+    match vault.seal(object, key, &record) {
+        Some(sealed) => [&[SEALED], &sealed[..]].concat(),
+        None => record,
+    }
+}
+
+/// The plain record, and whether it was encrypted.
+fn reveal(key: &[u8], stored: &[u8], vault: &dyn Vault) -> SledResult<(Bytes, bool)> {
+    match stored.split_first() {
+        Some((&SEALED, sealed)) => Ok((vault.open(key, sealed)?.into(), true)),
+        _ => Ok((Bytes::copy_from_slice(stored), false)),
+    }
 }
 
 fn encode_head(tally: Tally, point: &Point) -> Vec<u8> {

@@ -141,6 +141,11 @@ impl Applied {
         self.index.send_replace(head.meta.last_log_id.map_or(0, |l| l.index));
     }
 
+    /// Has the file written as a whole the next time.
+    pub(super) fn rewrite(&self) {
+        self.progress.lock().rewrite = true;
+    }
+
     /// Brings the file up to the state.
     fn flush(&self, file: &mut StateFile) -> Result<(), String> {
         let mut progress = self.progress.lock();
@@ -311,7 +316,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: Box<SnapshotData>) -> Result<(), StorageError> {
         let mut entries = Vec::new();
-        let read = snapshot::read(&data.path, |entry| entries.push(Arc::new(entry)));
+        let read = snapshot::read(&data.path, &**self.snapshots.vault(), |entry| {
+            entries.push(Arc::new(entry))
+        });
         let mut head = read.map_err(|e| StorageIOError::read_snapshot(Some(meta.signature()), &e))?;
         head.meta = meta.clone();
         let failed = |e: std::io::Error| StorageIOError::write_snapshot(Some(meta.signature()), &e);
