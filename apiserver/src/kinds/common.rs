@@ -68,6 +68,65 @@ pub fn selector_matches(selector: &Value, labels: &Value) -> bool {
         && list(selector, "/matchExpressions").iter().all(expression)
 }
 
+/// `example.com/path`, as controllers are named.
+pub fn domain_prefixed_path(field: &Field<'_>, errors: &mut Errors) {
+    let text = field.str();
+    if text.is_empty() {
+        return field.required(errors, "");
+    }
+    let Some((host, path)) = text
+        .split_once('/')
+        .filter(|(host, path)| !host.is_empty() && !path.is_empty())
+    else {
+        return field.invalid(errors, "must be a domain-prefixed path (such as \"acme.io/foo\")");
+    };
+    for detail in names::dns1123_subdomain(host) {
+        field.invalid_as(errors, host, detail);
+    }
+    let letter = |b: u8| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b);
+    if !path.bytes().all(letter) {
+        field.invalid_as(
+            errors,
+            path,
+            "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')",
+        );
+    }
+}
+
+/// The conditions of a status in their common form.
+pub fn conditions(list: &Field<'_>, errors: &mut Errors) {
+    const REASON: usize = 1 << 10;
+    const MESSAGE: usize = 32 << 10;
+    const FORM: &str = "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName',  or 'ReasonA,ReasonB',  or 'ReasonA:ReasonB', regex used for validation is '[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?')";
+    list.unique(errors, "type");
+    for condition in list.items() {
+        condition.get("type").check(errors, names::qualified_name);
+        condition.get("status").one_of(errors, &["False", "True", "Unknown"]);
+        let generation = condition.get("observedGeneration");
+        if generation.number() < 0 {
+            generation.invalid(errors, "must be greater than or equal to zero");
+        }
+        if condition.get("lastTransitionTime").is_empty() {
+            condition.get("lastTransitionTime").required(errors, "must be set");
+        }
+        let (reason, message) = (condition.get("reason"), condition.get("message"));
+        let bytes = reason.str().as_bytes();
+        let fine = bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"_,:".contains(b))
+            && bytes.first().is_some_and(u8::is_ascii_alphabetic)
+            && bytes.last().is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_');
+        if bytes.is_empty() {
+            reason.required(errors, "must be set");
+        } else if !fine {
+            reason.invalid(errors, FORM);
+        }
+        for (field, limit) in [(reason, REASON), (message, MESSAGE)] {
+            if field.str().len() > limit {
+                field.too_long(errors, limit);
+            }
+        }
+    }
+}
+
 /// A quantity that must not be negative.
 pub fn quantity(field: &Field<'_>, errors: &mut Errors) -> Option<Quantity> {
     let parsed = parse_quantity(field.value)?;

@@ -5,6 +5,8 @@ pub mod certificates;
 pub mod claim;
 pub mod common;
 pub mod config;
+pub mod cron;
+pub mod cron_job;
 pub mod daemon_set;
 pub mod deployment;
 pub mod endpoints;
@@ -76,7 +78,7 @@ pub static STRATEGIES: &[(&str, &str, &dyn Strategy)] = &[
     ("apps", "replicasets", &replica_set::REPLICA_SET),
     ("apps", "statefulsets", &stateful_set::STATEFUL_SET),
     ("autoscaling", "horizontalpodautoscalers", &autoscaling::AUTOSCALER),
-    ("batch", "cronjobs", &job::CRON_JOB),
+    ("batch", "cronjobs", &cron_job::CRON_JOB),
     ("batch", "jobs", &job::Job),
     (
         "certificates.k8s.io",
