@@ -44,7 +44,7 @@ pub fn parse_cidr(text: &str) -> Option<(IpAddr, u8)> {
 }
 
 /// The first address of a network.
-fn network(address: IpAddr, length: u8) -> IpAddr {
+pub fn network(address: IpAddr, length: u8) -> IpAddr {
     match address {
         IpAddr::V4(a) => {
             let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);

@@ -13,6 +13,7 @@ pub mod endpoints;
 pub mod event;
 pub mod extension;
 pub mod field;
+pub mod ingress;
 pub mod ip;
 pub mod job;
 pub mod namespace;
@@ -90,8 +91,8 @@ pub static STRATEGIES: &[(&str, &str, &dyn Strategy)] = &[
     ("certificates.k8s.io", "clustertrustbundles", &resource::TRUST_BUNDLE),
     (FLOW, "flowschemas", &extension::FLOW_SCHEMA),
     (FLOW, "prioritylevelconfigurations", &extension::PRIORITY_LEVEL),
-    ("networking.k8s.io", "ingressclasses", &networking::INGRESS_CLASS),
-    ("networking.k8s.io", "ingresses", &networking::INGRESS),
+    ("networking.k8s.io", "ingressclasses", &ingress::INGRESS_CLASS),
+    ("networking.k8s.io", "ingresses", &ingress::INGRESS),
     ("networking.k8s.io", "ipaddresses", &networking::IP_ADDRESS),
     ("networking.k8s.io", "networkpolicies", &networking::NETWORK_POLICY),
     ("networking.k8s.io", "servicecidrs", &networking::SERVICE_CIDR),

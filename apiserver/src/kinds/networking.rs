@@ -1,75 +1,13 @@
-//! Ingresses, NetworkPolicies, service ranges and addresses.
+//! NetworkPolicies, service ranges and addresses.
 
 use api::names;
 use serde_json::{Value, json};
 
 use super::common::{format_selector, label_selector};
 use super::field::{Errors, Field, default, each, ensure, list, port_number, text};
+use super::ip;
 use super::rules::Rules;
 use crate::registry::table::{self, Column};
-
-/// Rules of `ingresses.networking.k8s.io`.
-pub static INGRESS: Rules = Rules {
-    generation: true,
-    validate: validate_ingress,
-    columns: &[
-        Column::NAME,
-        Column::text("Class"),
-        Column::text("Hosts"),
-        Column::text("Address"),
-        Column::text("Ports"),
-        Column::AGE,
-    ],
-    row: |object, now| {
-        let class = match text(object, "/spec/ingressClassName") {
-            "" => text(object, "/metadata/annotations/kubernetes.io~1ingress.class"),
-            class => class,
-        };
-        vec![
-            table::name(object),
-            json!(super::common::or_none(class)),
-            json!(hosts(object)),
-            json!(addresses(object)),
-            json!(if list(object, "/spec/tls").is_empty() {
-                "80"
-            } else {
-                "80, 443"
-            }),
-            table::age(object, now),
-        ]
-    },
-    ..Rules::NONE
-};
-
-/// Rules of `ingressclasses.networking.k8s.io`.
-pub static INGRESS_CLASS: Rules = Rules {
-    generation: true,
-    columns: &[
-        Column::NAME,
-        Column::text("Controller"),
-        Column::text("Parameters"),
-        Column::AGE,
-    ],
-    row: |object, now| {
-        let parameters = object
-            .pointer("/spec/parameters")
-            .filter(|p| p.is_object())
-            .map_or_else(
-                || "<none>".to_owned(),
-                |p| match text(p, "/apiGroup") {
-                    "" => format!("{}/{}", text(p, "/kind"), text(p, "/name")),
-                    group => format!("{}.{group}/{}", text(p, "/kind"), text(p, "/name")),
-                },
-            );
-        vec![
-            table::name(object),
-            json!(text(object, "/spec/controller")),
-            json!(parameters),
-            table::age(object, now),
-        ]
-    },
-    ..Rules::NONE
-};
 
 /// Rules of `networkpolicies.networking.k8s.io`.
 pub static NETWORK_POLICY: Rules = Rules {
@@ -96,18 +34,25 @@ pub static NETWORK_POLICY: Rules = Rules {
             );
         }
     },
-    validate: |root, errors| {
+    validate: policy,
+    warnings: |root, _| {
+        let mut warnings = Vec::new();
         let spec = root.get("spec");
-        label_selector(&spec.get("podSelector"), errors);
         for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
             for rule in spec.get(direction).items() {
-                rule.get(peers).items().for_each(|peer| policy_peer(&peer, errors));
-                rule.get("ports").items().for_each(|port| policy_port(&port, errors));
+                for peer in rule.get(peers).items() {
+                    let block = peer.get("ipBlock");
+                    if block.exists() {
+                        ip::warn_cidr(&block.get("cidr"), &mut warnings);
+                        block
+                            .get("except")
+                            .items()
+                            .for_each(|e| ip::warn_cidr(&e, &mut warnings));
+                    }
+                }
             }
         }
-        for kind in spec.get("policyTypes").items() {
-            kind.one_of(errors, &["Egress", "Ingress"]);
-        }
+        warnings
     },
     columns: &[Column::NAME, Column::text("Pod-Selector"), Column::AGE],
     row: |object, now| {
@@ -127,13 +72,21 @@ pub static SERVICE_CIDR: Rules = Rules {
         let spec = root.get("spec");
         let cidrs = spec.get("cidrs");
         if cidrs.is_empty() {
-            cidrs.required(errors, "at least one CIDR required");
-        } else if cidrs.len() > 2 {
-            cidrs.invalid(errors, "may only hold up to 2 values");
+            return cidrs.required(errors, "at least one CIDR required");
         }
-        for cidr in cidrs.items() {
-            cidr.invalid_all(errors, names::cidr(cidr.str()));
+        if cidrs.len() > 2 {
+            return cidrs.invalid_as(errors, spec.value.clone(), "may only hold up to 2 values");
         }
+        let families: Vec<bool> = cidrs
+            .items()
+            .filter_map(|c| ip::parse_cidr(c.str()))
+            .map(|c| c.0.is_ipv4())
+            .collect();
+        if cidrs.len() == 2 && (families.len() < 2 || families[0] == families[1]) {
+            let detail = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+            return cidrs.invalid_as(errors, spec.value.clone(), detail);
+        }
+        cidrs.items().for_each(|cidr| ip::canonical_cidr(&cidr, errors));
     },
     validate_update: |root, old, errors| root.get("spec").get("cidrs").immutable(errors, &old["spec"]["cidrs"]),
     columns: &[Column::NAME, Column::text("CIDRs"), Column::AGE],
@@ -154,19 +107,22 @@ pub static IP_ADDRESS: Rules = Rules {
         if !parent.exists() {
             return parent.required(errors, "");
         }
-        for name in ["resource", "name"] {
-            let field = parent.get(name);
-            if field.is_empty() {
-                field.required(errors, "");
-            }
-        }
+        parent.get("group").check_if_set(errors, names::dns1123_subdomain);
+        parent.get("resource").required_check(errors, names::path_segment);
+        parent.get("name").required_check(errors, names::path_segment);
+        parent.get("namespace").check_if_set(errors, names::path_segment);
     },
     validate_update: |root, old, errors| {
         root.get("spec")
             .get("parentRef")
             .immutable(errors, &old["spec"]["parentRef"])
     },
-    name: names::ip,
+    name: |name| {
+        let value = Value::from(name);
+        let mut errors = Errors::new();
+        ip::canonical_ip(&Field::root("", &value), &mut errors);
+        errors.into_iter().map(|e| e.detail).collect()
+    },
     columns: &[Column::NAME, Column::text("ParentRef"), Column::AGE],
     row: |object, now| {
         let parent = &object["spec"]["parentRef"];
@@ -191,92 +147,21 @@ pub static IP_ADDRESS: Rules = Rules {
     ..Rules::NONE
 };
 
-fn hosts(object: &Value) -> String {
-    let hosts: Vec<&str> = list(object, "/spec/rules")
-        .iter()
-        .map(|r| text(r, "/host"))
-        .filter(|h| !h.is_empty())
-        .collect();
-    match hosts.len() {
-        0 => "*".to_owned(),
-        n if n > 3 => format!("{} + {} more...", hosts[..3].join(","), n - 3),
-        _ => hosts.join(","),
-    }
-}
-
-fn addresses(object: &Value) -> String {
-    let shown = list(object, "/status/loadBalancer/ingress").iter().map(|i| {
-        if text(i, "/ip").is_empty() {
-            text(i, "/hostname")
-        } else {
-            text(i, "/ip")
-        }
-    });
-    shown.filter(|s| !s.is_empty()).collect::<Vec<_>>().join(",")
-}
-
-fn validate_ingress(root: &Field<'_>, errors: &mut Errors) {
+fn policy(root: &Field<'_>, errors: &mut Errors) {
     let spec = root.get("spec");
-    let (rules, backend) = (spec.get("rules"), spec.get("defaultBackend"));
-    if rules.is_empty() && !backend.exists() {
-        spec.invalid(errors, "either `defaultBackend` or `rules` must be specified");
-    }
-    ingress_backend(&backend, errors);
-    for rule in rules.items() {
-        let host = rule.get("host");
-        let bare = host.str().strip_prefix("*.").unwrap_or(host.str());
-        if !host.is_empty() {
-            if host.str().parse::<std::net::IpAddr>().is_ok() {
-                host.invalid(errors, "must be a DNS name, not an IP address");
-            }
-            host.invalid_all(errors, names::dns1123_subdomain(bare));
-        }
-        let http = rule.get("http");
-        let paths = http.get("paths");
-        if http.exists() && paths.is_empty() {
-            paths.required(errors, "");
-        }
-        for path in paths.items() {
-            let kind = path.get("pathType");
-            if kind.exists() {
-                kind.one_of(errors, &["Exact", "ImplementationSpecific", "Prefix"])
-            } else {
-                kind.required(errors, "pathType must be specified")
-            }
-            let text = path.get("path");
-            if kind.str() != "ImplementationSpecific" && !text.str().starts_with('/') {
-                text.invalid(errors, "must be an absolute path");
-            }
-            let backend = path.get("backend");
-            ingress_backend(&backend, errors);
+    label_selector(&spec.get("podSelector"), errors);
+    for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
+        for rule in spec.get(direction).items() {
+            rule.get("ports").items().for_each(|port| policy_port(&port, errors));
+            rule.get(peers).items().for_each(|peer| policy_peer(&peer, errors));
         }
     }
-}
-
-fn ingress_backend(backend: &Field<'_>, errors: &mut Errors) {
-    if !backend.exists() {
-        return;
+    let kinds = spec.get("policyTypes");
+    if kinds.len() > 2 {
+        return kinds.invalid(errors, "may not specify more than two policyTypes");
     }
-    let (service, resource) = (backend.get("service"), backend.get("resource"));
-    if service.exists() && resource.exists() {
-        return backend.invalid(errors, "cannot set both resource and service backends");
-    }
-    if !service.exists() {
-        return;
-    }
-    let name = service.get("name");
-    if name.is_empty() {
-        name.required(errors, "")
-    } else {
-        name.invalid_all(errors, names::dns1035_label(name.str()))
-    }
-    let port = service.get("port");
-    let (named, number) = (port.get("name"), port.get("number"));
-    match (named.is_empty(), number.int().unwrap_or(0) == 0) {
-        (true, true) => port.required(errors, "port name or number is required"),
-        (false, false) => port.invalid(errors, "cannot set both port name & port number"),
-        (false, true) => named.invalid_all(errors, names::port_name(named.str())),
-        (true, false) => port_number(&number, errors),
+    for kind in kinds.items() {
+        kind.one_of(errors, &["Ingress", "Egress"]);
     }
 }
 
@@ -286,44 +171,118 @@ fn policy_peer(peer: &Field<'_>, errors: &mut Errors) {
         peer.get("namespaceSelector"),
         peer.get("ipBlock"),
     );
+    label_selector(&pods, errors);
+    label_selector(&namespaces, errors);
+    if block.exists() {
+        ip_block(&block, errors);
+    }
     if !pods.exists() && !namespaces.exists() && !block.exists() {
         peer.required(errors, "must specify a peer");
     } else if block.exists() && (pods.exists() || namespaces.exists()) {
         peer.forbidden(errors, "may not specify both ipBlock and another peer");
     }
-    label_selector(&pods, errors);
-    label_selector(&namespaces, errors);
-    if block.exists() {
-        let cidr = block.get("cidr");
-        if cidr.is_empty() {
-            cidr.required(errors, "")
-        } else {
-            cidr.invalid_all(errors, names::cidr(cidr.str()))
-        }
-        for except in block.get("except").items() {
-            except.invalid_all(errors, names::cidr(except.str()));
+}
+
+fn ip_block(block: &Field<'_>, errors: &mut Errors) {
+    let cidr = block.get("cidr");
+    if cidr.is_empty() {
+        return cidr.required(errors, "");
+    }
+    ip::cidr(&cidr, errors);
+    let Some(outer) = ip::parse_cidr(cidr.str()) else {
+        return;
+    };
+    for except in block.get("except").items() {
+        ip::cidr(&except, errors);
+        let Some(inner) = ip::parse_cidr(except.str()) else {
+            continue;
+        };
+        if outer.1 >= inner.1 || ip::network(inner.0, outer.1) != ip::network(outer.0, outer.1) {
+            except.invalid(errors, "must be a strict subset of `cidr`");
         }
     }
 }
 
 fn policy_port(port: &Field<'_>, errors: &mut Errors) {
-    let protocol = port.get("protocol");
-    if protocol.exists() {
-        protocol.one_of(errors, &["SCTP", "TCP", "UDP"]);
-    }
-    let number = port.get("port");
-    match number.value {
+    port.get("protocol").one_of_if_set(errors, &["TCP", "UDP", "SCTP"]);
+    let (first, last) = (port.get("port"), port.get("endPort"));
+    match first.value {
+        Value::Null if last.exists() => last.invalid(errors, "may not be specified when `port` is not specified"),
         Value::Null => {}
-        Value::String(name) => number.invalid_all(errors, names::port_name(name)),
-        _ => port_number(&number, errors),
-    }
-    let end = port.get("endPort");
-    if let Some(last) = end.int() {
-        match number.int() {
-            None if number.exists() => end.invalid(errors, "may not be specified when `port` is non-numeric"),
-            None => end.invalid(errors, "may not be specified when `port` is not specified"),
-            Some(first) if last < first => end.invalid(errors, "must be greater than or equal to `port`"),
-            Some(_) => {}
+        Value::String(_) => {
+            if last.exists() {
+                last.invalid(errors, "may not be specified when `port` is non-numeric");
+            }
+            first.check(errors, names::port_name);
         }
+        _ => {
+            port_number(&first, errors);
+            if last.exists() && last.number() < first.number() {
+                last.invalid_as(errors, first.number(), "must be greater than or equal to `port`");
+            }
+            if last.exists() {
+                port_number(&last, errors);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn created(rules: &Rules, spec: Value) -> Vec<String> {
+        let mut object = json!({"metadata": {"name": "i"}, "spec": spec});
+        (rules.default)(&mut object);
+        let mut errors = Errors::new();
+        (rules.validate)(&Field::root("", &object), &mut errors);
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn policies() {
+        let ingress = |rule: Value| json!({"podSelector": {}, "ingress": [rule]});
+        let cases: [(Value, &[&str]); 5] = [
+            (json!({"podSelector": {}}), &[]),
+            (
+                ingress(json!({"from": [{}]})),
+                &["spec.ingress[0].from[0]: Required value: must specify a peer"],
+            ),
+            (
+                ingress(json!({"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["11.0.0.0/16"]}}]})),
+                &[
+                    "spec.ingress[0].from[0].ipBlock.except[0]: Invalid value: \"11.0.0.0/16\": must be a strict subset of `cidr`",
+                ],
+            ),
+            (
+                ingress(json!({"ports": [{"port": 80, "endPort": 79}]})),
+                &["spec.ingress[0].ports[0].endPort: Invalid value: 80: must be greater than or equal to `port`"],
+            ),
+            (
+                ingress(json!({"ports": [{"protocol": "ICMP"}]})),
+                &[
+                    "spec.ingress[0].ports[0].protocol: Unsupported value: \"ICMP\": supported values: \"TCP\", \"UDP\", \"SCTP\"",
+                ],
+            ),
+        ];
+        for (spec, want) in cases {
+            assert_eq!(created(&NETWORK_POLICY, spec.clone()), want, "{spec}");
+        }
+    }
+
+    #[test]
+    fn ranges() {
+        assert_eq!(
+            created(&SERVICE_CIDR, json!({"cidrs": ["10.0.0.0/16", "fd00::/112"]})),
+            Vec::<String>::new()
+        );
+        assert_eq!(
+            created(&SERVICE_CIDR, json!({})),
+            ["spec.cidrs: Required value: at least one CIDR required"]
+        );
+        assert_eq!(
+            created(&SERVICE_CIDR, json!({"cidrs": ["10.0.0.1/16"]})),
+            ["spec.cidrs[0]: Invalid value: \"10.0.0.1/16\": must be in canonical form (\"10.0.0.0/16\")"]
+        );
     }
 }

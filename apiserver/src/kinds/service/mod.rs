@@ -1,7 +1,7 @@
 //! Services: defaults, IP families, validation and columns. Addresses and ports are allocated by `allocators`, in the transaction that
 //! writes the service.
 
-mod validate;
+pub mod validate;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
