@@ -55,6 +55,13 @@ use store::{MemoryStore, Stamp, Store};
 
 /// How the store writes the revision into an object.
 const STAMP: Stamp = api::codec::set_resource_version;
+/// What has been done when a server is ready.
+const AT_START: &[&str] = &[
+    "informer-sync",
+    "poststarthook/rbac/bootstrap-roles",
+    "poststarthook/scheduling/bootstrap-system-priority-classes",
+    "poststarthook/start-system-namespaces-controller",
+];
 /// How long a server tries to take itself out of the endpoints when it stops.
 const LEAVE: Duration = Duration::from_secs(2);
 /// How often the gauges that need counting are counted.
@@ -114,6 +121,7 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
         started: started.clone(),
         health: health(raft.clone(), started, kms),
         metrics,
+        documents: discovery::openapi::Documents::default(),
         grpc: routes.prepare(),
         shutdown: shutdown.clone(),
         address: config.advertise.to_string(),
@@ -221,16 +229,21 @@ fn health(
     started: Arc<AtomicBool>,
     kms: Arc<parking_lot::Mutex<Result<(), String>>>,
 ) -> Health {
+    // Under upstream's names, which monitors ask for one by one.
     let mut health = Health::new();
     health.add("kms-providers", Scope::Ready, move || kms.lock().clone());
-    health.add("poststarthook/bootstrap", Scope::Ready, move || {
-        match started.load(Ordering::Relaxed) {
+    health.add("log", Scope::Live, || Ok(()));
+    if let Some(raft) = raft {
+        let store = raft.clone();
+        health.add("etcd", Scope::Live, move || store.running());
+        health.add("etcd-readiness", Scope::Ready, move || raft.health());
+    }
+    for name in AT_START {
+        let started = started.clone();
+        health.add(name, Scope::Ready, move || match started.load(Ordering::Relaxed) {
             true => Ok(()),
             false => Err("the cluster is not set up yet".into()),
-        }
-    });
-    if let Some(raft) = raft {
-        health.add("raft", Scope::Ready, move || raft.health());
+        });
     }
     health
 }

@@ -152,6 +152,17 @@ impl Server {
 
 impl Client {
     async fn send(&self, method: Method, path: &str, content_type: &str, body: Value) -> http::Response<Incoming> {
+        self.send_with(method, path, &[("content-type", content_type)], body)
+            .await
+    }
+
+    async fn send_with(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Value,
+    ) -> http::Response<Incoming> {
         let tls = ClientTls::load(self.files.clone())
             .unwrap()
             .config(&["http/1.1"])
@@ -168,11 +179,10 @@ impl Client {
         } else {
             Bytes::from(body.to_string())
         };
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "localhost")
-            .header("content-type", content_type);
+        let mut request = Request::builder().method(method).uri(path).header("host", "localhost");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         sender
             .send_request(request.body(Full::new(body)).unwrap())
             .await

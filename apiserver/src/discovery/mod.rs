@@ -4,7 +4,11 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use api::resources::{ResourceInfo, Subresource};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use daemon::health::Health;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::registry::Kind;
 
@@ -20,44 +24,82 @@ pub enum Aggregated {
 }
 
 impl Aggregated {
-    /// The first one in an `Accept` header, unless plain JSON stands before it.
-    pub fn accepted(accept: &str) -> Option<Self> {
-        accept.split(',').find_map(|clause| {
-            let clause: Vec<&str> = clause.split(';').map(str::trim).collect();
-            match (
-                clause.contains(&"as=APIGroupDiscoveryList"),
-                clause.contains(&"v=v2"),
-                clause.contains(&"v=v2beta1"),
-            ) {
-                (true, true, _) => Some(Self::V2),
-                (true, _, true) => Some(Self::V2beta1),
-                _ => None,
-            }
-        })
-    }
-
-    /// For `Content-Type`.
-    pub fn content_type(self) -> &'static str {
-        match self {
-            Self::V2 => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
-            Self::V2beta1 => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+    /// The version that a clause of `Accept` asks for, with whether it wants protobuf.
+    pub fn parse(clause: &str) -> Option<(Self, bool)> {
+        let words: Vec<&str> = clause.split(';').map(str::trim).collect();
+        let protobuf = match *words.first()? {
+            "application/json" => false,
+            "application/vnd.kubernetes.protobuf" => true,
+            _ => return None,
+        };
+        if !words.contains(&"as=APIGroupDiscoveryList") || !words.contains(&"g=apidiscovery.k8s.io") {
+            return None;
+        }
+        match (words.contains(&"v=v2"), words.contains(&"v=v2beta1")) {
+            (true, _) => Some((Self::V2, protobuf)),
+            (_, true) => Some((Self::V2beta1, protobuf)),
+            _ => None,
         }
     }
 
-    fn api_version(self) -> &'static str {
+    /// The word for the version.
+    pub fn version(self) -> &'static str {
         match self {
-            Self::V2 => "apidiscovery.k8s.io/v2",
-            Self::V2beta1 => "apidiscovery.k8s.io/v2beta1",
+            Self::V2 => "v2",
+            Self::V2beta1 => "v2beta1",
         }
     }
 }
 
+/// The version as clients compare it.
+pub const GIT_VERSION: &str = concat!("v1.35.0+keelson-", env!("CARGO_PKG_VERSION"));
+
 /// `/version`.
 pub fn version() -> Value {
     json!({
-        "major": "1", "minor": "35", "gitVersion": concat!("v1.35.0+keelson-", env!("CARGO_PKG_VERSION")), "gitCommit": "", "gitTreeState": "clean",
-        "buildDate": "1970-01-01T00:00:00Z", "goVersion": "", "compiler": "rustc", "platform": "linux/amd64",
+        "major": "1", "minor": "35", "emulationMajor": "1", "emulationMinor": "35", "minCompatibilityMajor": "1", "minCompatibilityMinor": "34",
+        "gitVersion": GIT_VERSION, "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "",
+        "compiler": "rustc", "platform": "linux/amd64",
     })
+}
+
+/// `api/v1` or `apis/<group>/<version>`.
+pub fn root(info: &ResourceInfo) -> String {
+    if info.group.is_empty() {
+        format!("api/{}", info.version)
+    } else {
+        format!("apis/{}/{}", info.group, info.version)
+    }
+}
+
+/// Whether the deletion of an object answers with the object instead of a `Status`, as upstream does for some kinds.
+pub fn returns_deleted(info: &ResourceInfo) -> bool {
+    const RETURNED: &[&str] = &[
+        "pods",
+        "podtemplates",
+        "persistentvolumes",
+        "persistentvolumeclaims",
+        "resourcequotas",
+        "serviceaccounts",
+        "services",
+        "storageclasses",
+        "csidrivers",
+        "csinodes",
+        "volumeattachments",
+        "volumeattributesclasses",
+        "resourceclaims",
+        "resourceclaimtemplates",
+        "deviceclasses",
+        "resourceslices",
+    ];
+    !info.is_custom() && RETURNED.contains(&&*info.resource)
+}
+
+/// Differs between two versions of the stored form of a kind; `None` for what is not stored. Upstream's clients know the hashes.
+fn storage_version_hash(info: &ResourceInfo) -> Option<String> {
+    let stored = info.allows("watch");
+    let digest = Sha256::digest(format!("{}/{}/{}", info.storage_group, info.storage_version, info.kind));
+    stored.then(|| STANDARD.encode(&digest[..8]))
 }
 
 /// Named groups with their versions, the preferred one first.
@@ -70,10 +112,19 @@ fn group_versions(kinds: &[Arc<Kind>]) -> Vec<(&str, Vec<&str>)> {
             None => groups.push((&info.group, vec![&info.version])),
         }
     }
+    // Built-in groups have their order, custom ones follow by name.
+    let built_in = groups.iter().take_while(|(group, _)| !is_custom(kinds, group)).count();
+    groups[built_in..].sort_unstable_by_key(|(group, _)| *group);
     for (_, versions) in &mut groups {
         versions.sort_by_key(|version| Reverse(priority(version)));
     }
     groups
+}
+
+fn is_custom(kinds: &[Arc<Kind>], group: &str) -> bool {
+    kinds
+        .iter()
+        .any(|kind| kind.info.group == group && kind.info.is_custom())
 }
 
 /// The order of versions: stable before beta before alpha, then the larger number.
@@ -145,6 +196,9 @@ fn resource(info: &ResourceInfo) -> Value {
     if !info.categories.is_empty() {
         value["categories"] = json!(info.categories);
     }
+    if let Some(hash) = storage_version_hash(info) {
+        value["storageVersionHash"] = hash.into();
+    }
     value
 }
 
@@ -171,10 +225,15 @@ pub fn aggregated(kinds: &[Arc<Kind>], core: bool, form: Aggregated) -> Value {
                 .into_iter()
                 .map(|version| aggregated_version(kinds, group, version))
                 .collect();
-            json!({"metadata": {"name": group, "creationTimestamp": null}, "versions": versions})
+            let metadata = if group.is_empty() {
+                json!({})
+            } else {
+                json!({"name": group})
+            };
+            json!({"metadata": metadata, "versions": versions})
         })
         .collect();
-    json!({"kind": "APIGroupDiscoveryList", "apiVersion": form.api_version(), "metadata": {}, "items": items})
+    json!({"kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{}", form.version()), "metadata": {}, "items": items})
 }
 
 fn aggregated_version(kinds: &[Arc<Kind>], group: &str, version: &str) -> Value {
@@ -205,20 +264,22 @@ fn aggregated_resource(info: &ResourceInfo) -> Value {
 }
 
 /// `/`.
-pub fn root_paths(kinds: &[Arc<Kind>]) -> Vec<String> {
-    let mut paths: Vec<String> = [
+pub fn root_paths(kinds: &[Arc<Kind>], health: &Health) -> Vec<String> {
+    let mut paths = health.paths();
+    let fixed = [
+        "/.well-known/openid-configuration",
         "/api",
         "/api/v1",
         "/apis",
-        "/healthz",
-        "/livez",
+        "/apis/",
         "/metrics",
+        "/openapi/v2",
         "/openapi/v3",
-        "/readyz",
+        "/openapi/v3/",
+        "/openid/v1/jwks",
         "/version",
-    ]
-    .map(str::to_owned)
-    .into();
+    ];
+    paths.extend(fixed.map(str::to_owned));
     for (group, versions) in group_versions(kinds) {
         if !group.is_empty() {
             paths.push(format!("/apis/{group}"));
@@ -241,10 +302,47 @@ mod tests {
     }
 
     #[test]
-    fn the_new_form_is_found_in_accept() {
-        let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
-        assert_eq!(Aggregated::accepted(accept), Some(Aggregated::V2));
-        assert_eq!(Aggregated::accepted("application/json"), None);
+    fn the_new_form_is_found_in_a_clause() {
+        for (clause, expected) in [
+            (
+                "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+                Some((Aggregated::V2, false)),
+            ),
+            (
+                "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList;profile=nopeer",
+                Some((Aggregated::V2, false)),
+            ),
+            (
+                "application/json; as=APIGroupDiscoveryList; v=v2beta1; g=apidiscovery.k8s.io",
+                Some((Aggregated::V2beta1, false)),
+            ),
+            (
+                "application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+                Some((Aggregated::V2, true)),
+            ),
+            (
+                "application/json;g=apidiscovery.k8s.io;v=v1;as=APIGroupDiscoveryList",
+                None,
+            ),
+            ("application/json;v=v2;as=APIGroupDiscoveryList", None),
+            ("application/json", None),
+        ] {
+            assert_eq!(Aggregated::parse(clause), expected, "{clause}");
+        }
+    }
+
+    #[test]
+    fn hashes_of_stored_versions_are_those_of_upstream() {
+        for (group, version, resource, hash) in [
+            ("", "v1", "pods", Some("xPOwRZ+Yhw8=")),
+            ("", "v1", "services", Some("0/CO1lhkEBI=")),
+            ("apps", "v1", "deployments", Some("8aSe+NMegvE=")),
+            ("", "v1", "bindings", None),
+            ("authorization.k8s.io", "v1", "subjectaccessreviews", None),
+        ] {
+            let info = api::resources::find(group, version, resource).unwrap();
+            assert_eq!(storage_version_hash(info).as_deref(), hash, "{resource}");
+        }
     }
 
     #[test]

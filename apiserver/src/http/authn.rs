@@ -1,6 +1,7 @@
 //! Who asks: hands the connection's certificates and the headers to the authenticator.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use api::Error;
 use daemon::http::Peer;
@@ -21,9 +22,15 @@ pub async fn authenticate(state: Arc<State>, mut request: Request, next: Next) -
         certificates: peer.map_or(&[], |peer| &peer.certificates),
         headers: request.headers(),
     };
+    let start = Instant::now();
     let user = match state.authenticator.authenticate(credentials).await {
-        Ok(user) => user.unwrap_or_else(UserInfo::anonymous),
+        Ok(user) => {
+            let known = user.as_ref().map(|user| user.name.as_str());
+            state.metrics.authenticated(Ok(known), start);
+            user.unwrap_or_else(UserInfo::anonymous)
+        }
         Err(error) => {
+            state.metrics.authenticated(Err(()), start);
             tracing::info!(peer = ?peer.map(|p| p.address), %error, "credentials refused");
             audit::unauthenticated(&methods(&credentials));
             return Err(if error.is_unauthorized() {

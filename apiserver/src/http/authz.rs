@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use api::{Error, GroupResource};
 use tower::ServiceExt;
@@ -36,11 +37,14 @@ pub async fn authorize(state: Arc<State>, mut request: Request, next: Next) -> R
         return next.oneshot(request).await;
     }
     let (info, user) = (info(&request), user(&request));
-    if info.attributes.is_resource {
-        let access = state.registry.authorize(user, info.attributes.clone()).await?;
-        request.extensions_mut().insert(access);
+    let start = Instant::now();
+    let judged = if info.attributes.is_resource {
+        let access = state.registry.authorize(user, info.attributes.clone()).await;
+        access.map(|access| drop(request.extensions_mut().insert(access)))
     } else {
-        state.registry.permit(&user, &info.attributes).await?;
-    }
+        state.registry.permit(&user, &info.attributes).await
+    };
+    state.metrics.authorized(judged.is_ok(), start);
+    judged?;
     next.oneshot(request).await
 }

@@ -1,14 +1,20 @@
 //! Request metrics under upstream's names.
 
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use api::Error;
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt;
+use prometheus::core::Collector;
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use tower::ServiceExt;
 
 use super::State;
-use super::body::{Request, Response};
+use super::body::{Body, BodyError, Request, Response};
 use super::layer::Next;
 use super::request_info::RequestInfo;
 use super::router::info;
@@ -30,18 +36,50 @@ const LABELS: &[&str] = &[
     "code",
 ];
 
+/// The labels of what is counted without `dry_run` and `code`.
+const PLACE: &[&str] = &[
+    "verb",
+    "group",
+    "version",
+    "resource",
+    "subresource",
+    "scope",
+    "component",
+];
+const SIZES: &[f64] = &[1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
+const IDENTITY_BUCKETS: &[f64] = &[
+    0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384,
+];
+
 /// The handles.
 pub struct Metrics {
     /// For `/metrics`.
     pub registry: Registry,
     requests: IntCounterVec,
     durations: HistogramVec,
+    own_durations: HistogramVec,
+    sizes: HistogramVec,
     long_running: IntGaugeVec,
     inflight: IntGaugeVec,
+    attempts: IntCounterVec,
+    attempt_durations: HistogramVec,
+    users: IntCounterVec,
+    decisions: IntCounterVec,
+    decision_durations: HistogramVec,
     /// `apiserver_storage_objects`.
     pub objects: IntGaugeVec,
     /// `apiserver_storage_revision`, of the store behind this server.
     pub revision: IntGauge,
+}
+
+/// A collector that `registry` answers for from now on.
+fn kept<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: Result<C, prometheus::Error>,
+) -> Result<C, prometheus::Error> {
+    let collector = collector?;
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
 }
 
 impl Metrics {
@@ -50,70 +88,104 @@ impl Metrics {
     /// # Errors
     /// When a name is registered twice, a fault of this file.
     pub fn new(registry: Registry) -> Result<Self, prometheus::Error> {
-        let requests = IntCounterVec::new(
-            Opts::new(
-                "apiserver_request_total",
-                "Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.",
-            ),
-            LABELS,
-        )?;
-        let durations = HistogramVec::new(
-            HistogramOpts::new("apiserver_request_duration_seconds", "Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.")
-                .buckets(BUCKETS.to_vec()),
-            &LABELS[..LABELS.len() - 1],
-        )?;
-        let long_running = IntGaugeVec::new(
-            Opts::new(
-                "apiserver_longrunning_requests",
-                "Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component. Not all requests are tracked this way.",
-            ),
-            &[
-                "verb",
-                "group",
-                "version",
-                "resource",
-                "subresource",
-                "scope",
-                "component",
-            ],
-        )?;
-        let inflight = IntGaugeVec::new(
-            Opts::new(
-                "apiserver_current_inflight_requests",
-                "Maximal number of currently used inflight request limit of this apiserver per request kind in last second.",
-            ),
-            &["request_kind"],
-        )?;
-        let objects = IntGaugeVec::new(
-            Opts::new(
-                "apiserver_storage_objects",
-                "Number of stored objects at the time of last check split by kind.",
-            ),
-            &["resource"],
-        )?;
-        let revision = IntGauge::new(
-            "apiserver_storage_revision",
-            "Revision of the store as this server has it.",
-        )?;
-        for collector in [
-            Box::new(requests.clone()) as Box<dyn prometheus::core::Collector>,
-            Box::new(durations.clone()),
-            Box::new(long_running.clone()),
-            Box::new(inflight.clone()),
-            Box::new(objects.clone()),
-            Box::new(revision.clone()),
-        ] {
-            registry.register(collector)?;
-        }
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            kept(&registry, IntCounterVec::new(Opts::new(name, help), labels))
+        };
+        let gauge =
+            |name: &str, help: &str, labels: &[&str]| kept(&registry, IntGaugeVec::new(Opts::new(name, help), labels));
+        let histogram = |name: &str, help: &str, buckets: &[f64], labels: &[&str]| {
+            kept(
+                &registry,
+                HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels),
+            )
+        };
         Ok(Self {
+            requests: counter(
+                "apiserver_request_total",
+                "Requests, by what was asked and how it was answered.",
+                LABELS,
+            )?,
+            durations: histogram(
+                "apiserver_request_duration_seconds",
+                "Time to answer a request.",
+                BUCKETS,
+                &LABELS[..LABELS.len() - 1],
+            )?,
+            own_durations: histogram(
+                "apiserver_request_sli_duration_seconds",
+                "Time to answer a request without the time that it waited for its turn.",
+                BUCKETS,
+                PLACE,
+            )?,
+            sizes: histogram("apiserver_response_sizes", "Bytes of answers.", SIZES, PLACE)?,
+            long_running: gauge(
+                "apiserver_longrunning_requests",
+                "Requests that last as long as they like and are running.",
+                PLACE,
+            )?,
+            inflight: gauge(
+                "apiserver_current_inflight_requests",
+                "Requests that are being answered.",
+                &["request_kind"],
+            )?,
+            attempts: counter(
+                "authentication_attempts",
+                "Credentials that were looked at.",
+                &["result"],
+            )?,
+            attempt_durations: histogram(
+                "authentication_duration_seconds",
+                "Time to look at credentials.",
+                IDENTITY_BUCKETS,
+                &["result"],
+            )?,
+            users: counter("authenticated_user_requests", "Requests by known users.", &["username"])?,
+            decisions: counter(
+                "authorization_attempts_total",
+                "Requests that were judged.",
+                &["result"],
+            )?,
+            decision_durations: histogram(
+                "authorization_duration_seconds",
+                "Time to judge requests.",
+                IDENTITY_BUCKETS,
+                &["result"],
+            )?,
+            objects: gauge(
+                "apiserver_storage_objects",
+                "Objects in the store, when last counted.",
+                &["resource"],
+            )?,
+            revision: kept(
+                &registry,
+                IntGauge::new(
+                    "apiserver_storage_revision",
+                    "Revision of the store as this server has it.",
+                ),
+            )?,
             registry,
-            requests,
-            durations,
-            long_running,
-            inflight,
-            objects,
-            revision,
         })
+    }
+
+    /// Counts credentials that were looked at since `start`; the user's name if they are good, nothing for a request without any.
+    pub fn authenticated(&self, outcome: Result<Option<&str>, ()>, start: Instant) {
+        let result = if outcome.is_ok() { "success" } else { "failure" };
+        self.attempts.with_label_values(&[result]).inc();
+        self.attempt_durations
+            .with_label_values(&[result])
+            .observe(start.elapsed().as_secs_f64());
+        if let Ok(Some(name)) = outcome {
+            self.users.with_label_values(&[known_user(name)]).inc();
+        }
+    }
+
+    /// Counts a judgement that began at `start`.
+    pub fn authorized(&self, allowed: bool, start: Instant) {
+        let result = if allowed { "allowed" } else { "denied" };
+        self.decisions.with_label_values(&[result]).inc();
+        self.decision_durations
+            .with_label_values(&[result])
+            .observe(start.elapsed().as_secs_f64());
     }
 
     /// Counts a long-running request until the guard is dropped.
@@ -182,15 +254,97 @@ pub async fn measure(state: Arc<State>, request: Request, next: Next) -> Result<
             code,
         ])
         .inc();
-    if !long {
-        let labels = [verb, dry_run, group, version, resource, subresource, scope, component];
-        state
-            .metrics
-            .durations
-            .with_label_values(&labels)
-            .observe(start.elapsed().as_secs_f64());
+    if long {
+        return outcome;
     }
-    outcome
+    let elapsed = start.elapsed();
+    let labels = [verb, dry_run, group, version, resource, subresource, scope, component];
+    state
+        .metrics
+        .durations
+        .with_label_values(&labels)
+        .observe(elapsed.as_secs_f64());
+    let place = [verb, group, version, resource, subresource, scope, component];
+    let waited = outcome
+        .as_ref()
+        .ok()
+        .and_then(|response| response.extensions().get::<Waited>())
+        .map_or(Duration::ZERO, |w| w.0);
+    let own = elapsed.saturating_sub(waited);
+    state
+        .metrics
+        .own_durations
+        .with_label_values(&place)
+        .observe(own.as_secs_f64());
+    let sizes = state.metrics.sizes.with_label_values(&place);
+    outcome.map(|response| response.map(|body| Counted::watching(body, sizes)))
+}
+
+/// How long a request waited for its turn; an extension of its answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Waited(pub Duration);
+
+/// A body that tells its size when it is done with.
+struct Counted {
+    body: Body,
+    bytes: u64,
+    sizes: Histogram,
+}
+
+impl Counted {
+    /// Looks at once if the size is known, and on the way if not.
+    fn watching(body: Body, sizes: Histogram) -> Body {
+        match body.size_hint().exact() {
+            Some(bytes) => {
+                sizes.observe(bytes as f64);
+                body
+            }
+            None => Self { body, bytes: 0, sizes }.boxed_unsync(),
+        }
+    }
+}
+
+impl http_body::Body for Counted {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.sizes.observe(self.bytes as f64);
+    }
+}
+
+/// Clients cannot make new series: upstream names these users and no others.
+fn known_user(name: &str) -> &str {
+    const NAMED: &[&str] = &[
+        "admin",
+        "client",
+        "kube_proxy",
+        "kubelet",
+        "system:serviceaccount:kube-system:default",
+    ];
+    match name {
+        name if name.contains('@') => "email_id",
+        name if NAMED.contains(&name) => name,
+        _ => "other",
+    }
 }
 
 fn digits(code: u16, text: &mut [u8; 3]) -> &str {

@@ -19,6 +19,7 @@ pub mod logs;
 pub mod metrics;
 pub mod negotiate;
 mod node_proxy;
+mod openapi;
 pub mod paths;
 pub mod query;
 pub mod render;
@@ -31,6 +32,7 @@ mod watch;
 
 use crate::audit::Auditor;
 use crate::authn::service_account::Tokens;
+use crate::discovery::openapi::Documents;
 use crate::registry::Registry;
 use crate::registry::access::Authenticator;
 
@@ -48,6 +50,8 @@ pub struct State {
     pub health: Health,
     /// `/metrics`.
     pub metrics: metrics::Metrics,
+    /// OpenAPI, made when asked for.
+    pub documents: Documents,
     /// gRPC services on the same port.
     pub grpc: Routes,
     /// Watches end when it is requested.

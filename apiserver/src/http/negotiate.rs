@@ -155,6 +155,11 @@ impl Format {
     }
 }
 
+/// Whether one alternative of an `Accept` header names a form and encoding of objects that is served.
+pub fn is_served(clause: &str) -> bool {
+    Clause::parse(clause).is_some_and(|clause| clause.format().is_some())
+}
+
 /// One alternative of an `Accept` header.
 struct Clause<'a> {
     media_type: &'a str,

@@ -1,25 +1,28 @@
 //! Requests outside of resources: discovery, documents, version, health, metrics.
 
-use api::Error;
-use daemon::metrics::{CONTENT_TYPE, render};
-use http::{HeaderValue, Method, StatusCode, header};
-use serde_json::{Value, json};
+use std::sync::Arc;
 
-use super::State;
-use super::body::{JSON, Request, Response, TEXT, answer, full, json as json_answer};
+use api::{Error, schema};
+use daemon::metrics::{CONTENT_TYPE, render as render_metrics};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha512};
+
+use super::body::{Request, Response, TEXT, answer, full, json as json_answer};
+use super::negotiate::{Format, PROTOBUF, is_served};
 use super::router::info;
-use crate::discovery::{self, Aggregated, openapi};
+use super::{State, openapi, render};
+use crate::discovery::{self, Aggregated};
 
 /// Answers a path.
 ///
 /// # Errors
 /// 404 for a path that is not there, 405 for other methods than GET.
-pub fn handle(state: &State, request: &Request) -> Result<Response, Error> {
+pub async fn handle(state: &Arc<State>, request: &Request) -> Result<Response, Error> {
     let info = info(request);
     let path = info.attributes.path.as_str();
     if let Some((code, text)) = state.health.answer(path, request.uri().query().unwrap_or("")) {
-        let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        return Ok(answer(status, TEXT, full(text)));
+        return Ok(health(code, text));
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut error = Error::no_such_path();
@@ -27,51 +30,103 @@ pub fn handle(state: &State, request: &Request) -> Result<Response, Error> {
         error.message = "the server does not allow this method on the requested resource".into();
         return Err(error);
     }
-    let accept = request
-        .headers()
-        .get(header::ACCEPT)
-        .and_then(|v| v.to_str().ok())
-        .unwrap_or("");
+    let headers = request.headers();
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-    let found = |value: Option<Value>| {
-        value
-            .map(|value| json_answer(StatusCode::OK, &value))
-            .ok_or_else(Error::no_such_path)
-    };
+    let found = |value: Value| Ok(json_answer(StatusCode::OK, &value));
     let kinds = || state.registry.kinds();
     match parts.as_slice() {
-        [""] => found(Some(json!({"paths": discovery::root_paths(&kinds())}))),
+        [""] => found(json!({"paths": discovery::root_paths(&kinds(), &state.health)})),
         ["metrics"] => Ok(answer(
             StatusCode::OK,
             HeaderValue::from_static(CONTENT_TYPE),
-            full(render(&state.metrics.registry)),
+            full(render_metrics(&state.metrics.registry)),
         )),
-        ["version"] => found(Some(discovery::version())),
-        ["api" | "apis"] => match Aggregated::accepted(accept) {
-            Some(version) => {
-                let list = discovery::aggregated(&kinds(), parts[0] == "api", version);
-                Ok(answer(
-                    StatusCode::OK,
-                    HeaderValue::from_static(version.content_type()),
-                    full(list.to_string()),
-                ))
-            }
-            None if parts[0] == "api" => found(Some(discovery::core_versions(&state.address))),
-            None => found(Some(discovery::groups(&kinds()))),
-        },
-        ["api", "v1"] => found(discovery::resources(&kinds(), "", "v1")),
-        ["apis", group] => found(discovery::group(&kinds(), group)),
-        ["apis", group, version] => found(discovery::resources(&kinds(), group, version)),
-        [".well-known", "openid-configuration"] => found(Some(state.tokens.discovery_document())),
-        ["openid", "v1", "jwks"] => found(Some(state.tokens.key_set())),
-        ["openapi", "v3"] => found(Some(openapi::root())),
-        ["openapi", "v3", "api", version] => document("", version),
-        ["openapi", "v3", "apis", group, version] => document(group, version),
+        ["version"] => found(discovery::version()),
+        ["api" | "apis"] => groups(state, headers, parts[0] == "api"),
+        ["api", version] => listed(headers, discovery::resources(&kinds(), "", version)),
+        ["apis", group] => listed(headers, discovery::group(&kinds(), group)),
+        ["apis", group, version] => listed(headers, discovery::resources(&kinds(), group, version)),
+        [".well-known", "openid-configuration"] => found(state.tokens.discovery_document()),
+        ["openid", "v1", "jwks"] => found(state.tokens.key_set()),
+        ["openapi", "v2"] => openapi::swagger(state, request).await,
+        ["openapi", "v3"] => openapi::index(state).await,
+        ["openapi", "v3", root @ ..] => openapi::version(state, request, root.join("/")).await,
         _ => Err(Error::no_such_path()),
     }
 }
 
-fn document(group: &str, version: &str) -> Result<Response, Error> {
-    let text = openapi::document(group, version).ok_or_else(Error::no_such_path)?;
-    Ok(answer(StatusCode::OK, JSON, full(text)))
+fn health(code: u16, text: String) -> Response {
+    let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = answer(status, TEXT, full(text));
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+/// A legacy discovery object in the encoding that was asked for.
+fn listed(headers: &HeaderMap, value: Option<Value>) -> Result<Response, Error> {
+    let value = value.ok_or_else(Error::no_such_path)?;
+    let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default();
+    let message = schema::for_kind("", "v1", kind);
+    render::value(&value, message, Format::of(headers)?, StatusCode::OK)
+}
+
+/// `/api` and `/apis`: in the form of the first clause of `Accept` that is served.
+fn groups(state: &State, headers: &HeaderMap, core: bool) -> Result<Response, Error> {
+    let kinds = state.registry.kinds();
+    let accept = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    for clause in accept.flat_map(|value| value.split(',')).map(str::trim) {
+        if let Some((form, protobuf)) = Aggregated::parse(clause) {
+            return aggregated(headers, &discovery::aggregated(&kinds, core, form), form, protobuf);
+        }
+        if is_served(clause) {
+            break;
+        }
+    }
+    let mut response = match core {
+        true => listed(headers, Some(discovery::core_versions(&state.address))),
+        false => listed(headers, Some(discovery::groups(&kinds))),
+    }?;
+    response
+        .headers_mut()
+        .insert(header::VARY, HeaderValue::from_static("Accept"));
+    Ok(response)
+}
+
+fn aggregated(headers: &HeaderMap, list: &Value, form: Aggregated, protobuf: bool) -> Result<Response, Error> {
+    let version = form.version();
+    let message = schema::for_kind("apidiscovery.k8s.io", version, "APIGroupDiscoveryList").filter(|_| protobuf);
+    let text = list.to_string();
+    let hash: String = Sha512::digest(&text).iter().map(|byte| format!("{byte:02X}")).collect();
+    let etag = format!("\"{hash}\"");
+    let mut response = Response::new(full(""));
+    if openapi::is_known(headers, &etag) {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    } else if let Some(message) = message {
+        let raw = api::codec::value_to_proto(message, list).map_err(Error::internal)?;
+        let api_version = format!("apidiscovery.k8s.io/{version}");
+        *response.body_mut() = full(api::codec::wrap(&api_version, "APIGroupDiscoveryList", &raw));
+    } else {
+        *response.body_mut() = full(text);
+    }
+    let media = if message.is_some() {
+        PROTOBUF
+    } else {
+        "application/json"
+    };
+    let content_type = format!("{media};g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+    for (name, value) in [
+        (header::CONTENT_TYPE, content_type.as_str()),
+        (header::ETAG, &etag),
+        (header::VARY, "Accept"),
+    ] {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    Ok(response)
 }

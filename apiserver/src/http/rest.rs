@@ -15,6 +15,7 @@ use super::request_info::RequestInfo;
 use super::router::info;
 use super::{State, list, logs, node_proxy, render, watch};
 use crate::audit::{self, policy::Level};
+use crate::discovery::returns_deleted;
 use crate::registry::decode::{self, Expected};
 use crate::registry::options::{self, DeleteOptions, FieldValidation, ListOptions, WatchOptions, WriteOptions};
 use crate::registry::patch::{Patch, PatchType};
@@ -345,7 +346,7 @@ impl Call {
 
     async fn delete(&self, state: &State) -> Result<Response, Error> {
         let Removed { entry, gone, warnings } = state.registry.delete(&self.access, &self.delete_options()?).await?;
-        let response = if gone && !returns_deleted(self.kind()) {
+        let response = if gone && !returns_deleted(&self.kind().info) {
             let object = self.kind().stored_value(&entry)?;
             let mut details = json!({"name": meta::text(&object, "name"), "kind": self.kind().info.resource, "uid": meta::text(&object, "uid")});
             if !self.kind().info.group.is_empty() {
@@ -579,29 +580,6 @@ fn options_from_query(query: &Query) -> Result<Value, Error> {
 
 fn dry_run(query: &Query) -> Result<bool, FieldError> {
     options::dry_run(&query.all("dryRun").collect::<Vec<_>>())
-}
-
-/// Kinds whose deletion answers with the object instead of a `Status`, as upstream.
-fn returns_deleted(kind: &Kind) -> bool {
-    const RETURNED: &[&str] = &[
-        "pods",
-        "podtemplates",
-        "persistentvolumes",
-        "persistentvolumeclaims",
-        "resourcequotas",
-        "serviceaccounts",
-        "services",
-        "storageclasses",
-        "csidrivers",
-        "csinodes",
-        "volumeattachments",
-        "volumeattributesclasses",
-        "resourceclaims",
-        "resourceclaimtemplates",
-        "deviceclasses",
-        "resourceslices",
-    ];
-    RETURNED.contains(&&*kind.info.resource)
 }
 
 /// `Warning: 299 - "text"` for each, once. Long ones are cut when all of them are long, and those beyond a bound left out, as upstream.

@@ -48,6 +48,6 @@ pub async fn route(state: Arc<State>, mut request: Request) -> Result<Response, 
     }
     match request.extensions_mut().remove::<Access>() {
         Some(access) => rest::handle(state, access, request).await,
-        None => paths::handle(&state, &request),
+        None => paths::handle(&state, &request).await,
     }
 }

@@ -4,6 +4,8 @@
 //! Objects are `serde_json::Value` in the kind's **storage version**, with `apiVersion` and `kind`, already checked against the schema (types
 //! are right, unknown fields and nulls are gone). Still, no method may panic on any value.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 
@@ -92,6 +94,11 @@ pub trait Strategy: Send + Sync + 'static {
         } else {
             api::names::dns1123_subdomain(name)
         }
+    }
+
+    /// What documents say of a custom kind: the `openAPIV3Schema` of its version. Built-in kinds have the schema table.
+    fn document(&self) -> Option<Arc<Value>> {
+        None
     }
 
     /// The columns of a server-side table, the first of which is the name.

@@ -3,6 +3,7 @@
 mod apply;
 mod audit;
 mod authn;
+mod discovery;
 mod http;
 mod reads;
 mod tls_server;

@@ -50,6 +50,20 @@ impl Health {
         self.checks.push((name.to_owned(), scope, Arc::new(check)));
     }
 
+    /// Every path that [`Health::answer`] knows.
+    pub fn paths(&self) -> Vec<String> {
+        let mut paths = Vec::new();
+        for endpoint in ["/healthz", "/livez", "/readyz"] {
+            paths.push(endpoint.to_owned());
+            let offered = self
+                .checks
+                .iter()
+                .filter(|(_, scope, _)| endpoint == "/readyz" || *scope == Scope::Live);
+            paths.extend(offered.map(|(name, ..)| format!("{endpoint}/{name}")));
+        }
+        paths
+    }
+
     /// From now on `/readyz` fails, so that load balancers look elsewhere while requests drain.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
@@ -81,6 +95,18 @@ impl Health {
         let mut text = String::new();
         let mut failed = false;
         let mut found = false;
+        let unknown: Vec<String> = excluded
+            .iter()
+            .filter(|name| !self.checks.iter().any(|(check, ..)| check == *name))
+            .map(|name| format!("{name:?}"))
+            .collect();
+        if !unknown.is_empty() && single.is_none() {
+            let list = unknown.join(",");
+            let _ = writeln!(
+                text,
+                "warn: some health checks cannot be excluded: no matches for {list}"
+            );
+        }
         for (name, scope, check) in &self.checks {
             if single.is_some_and(|wanted| wanted != name) || (!ready && *scope == Scope::Ready) {
                 continue;
@@ -132,6 +158,21 @@ mod tests {
         assert_eq!(
             health.answer("/livez", "verbose").unwrap().1,
             "[+]ping ok\nlivez check passed\n"
+        );
+    }
+
+    #[test]
+    fn an_exclusion_of_nothing_is_told() {
+        let health = Health::new();
+        let (code, text) = health.answer("/livez", "verbose&exclude=nothing").unwrap();
+        assert_eq!(code, 200);
+        assert_eq!(
+            text,
+            "warn: some health checks cannot be excluded: no matches for \"nothing\"\n[+]ping ok\nlivez check passed\n"
+        );
+        assert!(
+            health.paths().contains(&"/readyz/shutdown".to_owned())
+                && !health.paths().contains(&"/livez/shutdown".to_owned())
         );
     }
 

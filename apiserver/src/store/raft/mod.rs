@@ -261,12 +261,21 @@ impl RaftStore {
 
     /// Why the store cannot serve, if so.
     pub fn health(&self) -> Result<(), String> {
-        if let Err(stopped) = &self.node.raft.metrics().borrow().running_state {
-            return Err(stopped.to_string());
-        }
+        self.running()?;
         match self.node.leader() {
             Leader::Unknown => Err("no leader".into()),
             _ => Ok(()),
+        }
+    }
+
+    /// Fails once Raft has stopped.
+    ///
+    /// # Errors
+    /// Why it has.
+    pub fn running(&self) -> Result<(), String> {
+        match &self.node.raft.metrics().borrow().running_state {
+            Ok(()) => Ok(()),
+            Err(stopped) => Err(stopped.to_string()),
         }
     }
 
@@ -275,7 +284,7 @@ impl RaftStore {
         let mut metrics = self.node.raft.metrics();
         // A sender that is gone has stopped too.
         let stopped = metrics.wait_for(|m| m.running_state.is_err()).await;
-        match stopped.map(|m| m.running_state.clone()) {
+        match stopped.as_deref().map(|m| &m.running_state) {
             Ok(Err(fatal)) => fatal.to_string(),
             _ => "raft is gone".into(),
         }
