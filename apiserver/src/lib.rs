@@ -38,6 +38,7 @@ use tonic::service::Routes;
 use admission::webhook::Webhooks;
 use admission::{Chain, Context as AdmissionContext};
 use answers::Answers;
+use apiextensions::catalog::Catalog;
 use authn::Authenticators;
 use authn::jwt::{PublicKey, Signer};
 use authn::service_account::Tokens;
@@ -94,8 +95,10 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
     let static_tokens = static_tokens(&config)?;
     let authorizers = Authorizers::default();
     let outgoing = Outgoing::new(store.clone());
+    let catalog = Arc::new(Catalog::default());
     let admission = AdmissionContext {
         store: store.clone(),
+        catalog: catalog.clone(),
         authorizers: authorizers.clone(),
         webhooks: Webhooks::new(outgoing.clone(), &metrics.registry)?,
     };
@@ -108,6 +111,7 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
             authorizers: authorizers.clone(),
             static_tokens: static_tokens.clone(),
         }),
+        catalog,
     ));
     let mut routes = Routes::new(grpc::service(registry.clone(), shutdown.clone()));
     if let Some(raft) = &raft {

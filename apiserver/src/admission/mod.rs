@@ -11,8 +11,10 @@ mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod plugins;
+pub mod policy;
 mod priority;
 mod rbac_escalation;
+mod scope;
 mod service_account;
 mod storage_class;
 mod taint_nodes;
@@ -25,6 +27,7 @@ use async_trait::async_trait;
 use daemon::config::ConfigError;
 use serde_json::Value;
 
+use crate::apiextensions::catalog::Catalog;
 use crate::authz::Authorizers;
 use crate::registry::access::{Admission, AdmissionRequest, Operation, Reservation};
 use crate::store::{Entry, ListQuery, ReadAt, Store};
@@ -66,6 +69,8 @@ pub struct Context {
     pub store: Arc<dyn Store>,
     /// Who may do what.
     pub authorizers: Authorizers,
+    /// The custom kinds.
+    pub catalog: Arc<Catalog>,
     /// Those that call out.
     pub webhooks: Webhooks,
 }

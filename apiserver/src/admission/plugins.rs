@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::config::AdmissionConfig;
 use super::{
-    Plugin, certificates, default_tolerations, limit_ranger, namespace_lifecycle, node_restriction, priority,
+    Plugin, certificates, default_tolerations, limit_ranger, namespace_lifecycle, node_restriction, policy, priority,
     service_account, storage_class, taint_nodes, webhook,
 };
 
@@ -61,6 +61,9 @@ pub(super) static ALL: &[Entry] = &[
     }),
     on("MutatingAdmissionWebhook", |_| {
         Ok(Box::new(webhook::MutatingAdmissionWebhook))
+    }),
+    on("ValidatingAdmissionPolicy", |_| {
+        Ok(Box::new(policy::ValidatingAdmissionPolicies::new()))
     }),
     on("ValidatingAdmissionWebhook", |_| {
         Ok(Box::new(webhook::ValidatingAdmissionWebhook))

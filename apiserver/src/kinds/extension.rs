@@ -6,6 +6,7 @@ use super::common::condition;
 use super::field::{Errors, Field, default, default_zero, each, ensure, list, number, text};
 use super::rbac::created_row;
 use super::rules::Rules;
+use crate::admission::policy::validation;
 use crate::registry::table::{self, Column};
 
 /// Rules of `customresourcedefinitions.apiextensions.k8s.io`.
@@ -70,6 +71,7 @@ pub static API_SERVICE: Rules = Rules {
 pub static VALIDATING_POLICY: Rules = Rules {
     generation: true,
     default: |object| policy_defaults(object),
+    validate: validation::validating_policy,
     columns: &[
         Column::NAME,
         Column::integer("Validations"),
@@ -99,6 +101,8 @@ pub static MUTATING_POLICY: Rules = Rules {
 /// Rules of the bindings of both kinds of policies.
 pub static POLICY_BINDING: Rules = Rules {
     generation: true,
+    default: binding_defaults,
+    validate: validation::validating_binding,
     columns: &[
         Column::NAME,
         Column::text("PolicyName"),
@@ -198,11 +202,26 @@ pub static PRIORITY_LEVEL: Rules = Rules {
 fn policy_defaults(object: &mut Value) {
     let Some(spec) = ensure(object, "spec") else { return };
     default(spec, "failurePolicy", "Fail");
-    if let Some(constraints) = spec.get_mut("matchConstraints") {
-        default(constraints, "matchPolicy", "Equivalent");
-        default(constraints, "namespaceSelector", json!({}));
-        default(constraints, "objectSelector", json!({}));
-        for rule in each(constraints, "resourceRules") {
+    match_defaults(spec, "matchConstraints");
+}
+
+fn binding_defaults(object: &mut Value) {
+    let Some(spec) = ensure(object, "spec") else { return };
+    match_defaults(spec, "matchResources");
+    if let Some(param) = spec.get_mut("paramRef").filter(|param| param.is_object()) {
+        default(param, "parameterNotFoundAction", "Deny");
+    }
+}
+
+fn match_defaults(spec: &mut Value, field: &str) {
+    let Some(resources) = spec.get_mut(field).filter(|resources| resources.is_object()) else {
+        return;
+    };
+    default(resources, "matchPolicy", "Equivalent");
+    default(resources, "namespaceSelector", json!({}));
+    default(resources, "objectSelector", json!({}));
+    for rules in ["resourceRules", "excludeResourceRules"] {
+        for rule in each(resources, rules) {
             default(rule, "scope", "*");
         }
     }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::common::label_selector;
 use super::field::{Errors, Field, default, each, list};
 use super::rules::Rules;
+use crate::admission::policy::validation;
 use crate::registry::table::{self, Column};
 
 const REVIEW_VERSIONS: &[&str] = &["v1", "v1beta1"];
@@ -105,7 +106,7 @@ fn one_hook(hook: &Field<'_>, errors: &mut Errors) {
         }
     }
     client_config(&hook.get("clientConfig"), errors);
-    match_conditions(&hook.get("matchConditions"), errors);
+    match_conditions(&hook.get("matchConditions"), false, errors);
 }
 
 /// A domain name of three labels or more.
@@ -296,8 +297,8 @@ fn webhook_service(service: &Field<'_>, errors: &mut Errors) {
     }
 }
 
-/// `matchConditions` of webhooks and admission policies, save what their expressions say.
-pub fn match_conditions(conditions: &Field<'_>, errors: &mut Errors) {
+/// `matchConditions` of webhooks and admission policies; `params` when expressions may name a parameter.
+pub fn match_conditions(conditions: &Field<'_>, params: bool, errors: &mut Errors) {
     if conditions.len() > MAX_CONDITIONS {
         errors.push(api::FieldError::too_many(
             conditions.to_string(),
@@ -307,8 +308,9 @@ pub fn match_conditions(conditions: &Field<'_>, errors: &mut Errors) {
     }
     for condition in conditions.items() {
         let (name, expression) = (condition.get("name"), condition.get("expression"));
-        if expression.str().trim().is_empty() {
-            expression.required(errors, "");
+        match expression.str().trim() {
+            "" => expression.required(errors, ""),
+            source => errors.extend(validation::condition(&expression, source, params)),
         }
         if name.is_empty() {
             name.required(errors, "");

@@ -51,7 +51,7 @@ pub struct Registry {
     authorizer: Arc<dyn Authorizer>,
     admission: Arc<dyn Admission>,
     reviewer: Arc<dyn Reviewer>,
-    catalog: Catalog,
+    catalog: Arc<Catalog>,
 }
 
 /// Proof that the authorizer allowed one request on one resource. Only [`Registry::authorize`] makes it and every operation wants it.
@@ -128,13 +128,14 @@ impl Registry {
         authorizer: Arc<dyn Authorizer>,
         admission: Arc<dyn Admission>,
         reviewer: Arc<dyn Reviewer>,
+        catalog: Arc<Catalog>,
     ) -> Self {
         Self {
             store,
             authorizer,
             admission,
             reviewer,
-            catalog: Catalog::default(),
+            catalog,
         }
     }
 

@@ -5,6 +5,7 @@ mod audit;
 mod authn;
 mod discovery;
 mod http;
+mod policies;
 mod reads;
 mod tls_server;
 mod webhooks;

@@ -193,6 +193,11 @@ impl Ast {
         self.nodes.len()
     }
 
+    /// Of the whole tree.
+    pub fn height(&self) -> u16 {
+        self.heights[self.root as usize]
+    }
+
     /// Adds a node; `None` if the tree becomes too high.
     pub fn add(&mut self, node: Node, place: u32) -> Option<Id> {
         let mut height = 0;

@@ -156,6 +156,11 @@ impl Program {
         estimate::estimate(self)
     }
 
+    /// How deep the evaluation nests: what evaluates one program inside of another bounds the sum.
+    pub fn height(&self) -> usize {
+        usize::from(self.ast.height())
+    }
+
     /// Whether it mentions the n-th variable.
     pub fn mentions(&self, variable: usize) -> bool {
         (0..self.ast.len()).any(|id| {

@@ -105,6 +105,15 @@ impl ObjectType {
         }
     }
 
+    /// With one more field, which expressions name as it is.
+    pub fn with(mut self, name: &str, ty: Type) -> Self {
+        if let Fields::Declared(fields) = &mut self.fields {
+            let json = name.to_owned();
+            fields.insert(name.to_owned(), Field { json, ty });
+        }
+        self
+    }
+
     pub(crate) fn of_message(message: &'static Message) -> Self {
         ObjectType {
             name: message.name.to_owned(),

@@ -13,7 +13,7 @@ use crate::registry::{Kind, convert, meta, scale};
 
 /// A resource in one version, and which part of it is asked for.
 #[derive(Clone)]
-pub(super) struct Form {
+pub(in crate::admission) struct Form {
     kind: Arc<Kind>,
     subresource: String,
 }
@@ -30,7 +30,7 @@ enum Shape {
 
 impl Form {
     /// The form in which the request came.
-    pub(super) fn requested(request: &AdmissionRequest<'_>) -> Option<Self> {
+    pub(in crate::admission) fn requested(request: &AdmissionRequest<'_>) -> Option<Self> {
         Some(Self {
             kind: request.kind.clone()?,
             subresource: request.attributes.subresource.clone(),
@@ -38,7 +38,7 @@ impl Form {
     }
 
     /// The other versions (and groups) under which the same objects are served.
-    pub(super) fn equivalents(&self) -> impl Iterator<Item = Self> {
+    pub(in crate::admission) fn equivalents(&self) -> impl Iterator<Item = Self> {
         let same = |kind: &&Arc<Kind>| kind.prefix == self.kind.prefix && !Arc::ptr_eq(kind, &self.kind);
         let has = |kind: &&Arc<Kind>| self.subresource.is_empty() || kind.info.subresource(&self.subresource).is_some();
         let kinds = crate::registry::kinds().iter().filter(same).filter(has);
@@ -49,7 +49,7 @@ impl Form {
     }
 
     /// The request in this form as rules see it.
-    pub(super) fn asked<'a>(&'a self, operation: &'a str, namespace: &'a str) -> Asked<'a> {
+    pub(in crate::admission) fn asked<'a>(&'a self, operation: &'a str, namespace: &'a str) -> Asked<'a> {
         Asked {
             operation,
             group: &self.kind.info.group,
@@ -61,13 +61,13 @@ impl Form {
     }
 
     /// Group, version and plural.
-    pub(super) fn resource(&self) -> [&str; 3] {
+    pub(in crate::admission) fn resource(&self) -> [&str; 3] {
         let info = &self.kind.info;
         [&info.group, &info.version, &info.resource]
     }
 
     /// Group, version and kind of the object.
-    pub(super) fn kind(&self) -> [&str; 3] {
+    pub(in crate::admission) fn kind(&self) -> [&str; 3] {
         let info = &self.kind.info;
         match info.subresource(&self.subresource) {
             Some(sub) => [&sub.group, &sub.version, &sub.kind],
@@ -76,7 +76,7 @@ impl Form {
     }
 
     /// Empty, `status`, ...
-    pub(super) fn subresource(&self) -> &str {
+    pub(in crate::admission) fn subresource(&self) -> &str {
         &self.subresource
     }
 
@@ -89,7 +89,7 @@ impl Form {
     }
 
     /// An object of the pipeline in this form; null stays null.
-    pub(super) fn show(&self, object: &Value) -> Value {
+    pub(in crate::admission) fn show(&self, object: &Value) -> Value {
         if object.is_null() {
             return Value::Null;
         }
@@ -104,7 +104,7 @@ impl Form {
     ///
     /// # Errors
     /// What does not fit the kind, naming the field.
-    pub(super) fn take(&self, changed: &Value, object: &Value) -> Result<Value, Error> {
+    pub(in crate::admission) fn take(&self, changed: &Value, object: &Value) -> Result<Value, Error> {
         let [group, version, kind] = self.kind();
         let api_version = api::join_api_version(group, version);
         let normalize = |message| {

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::Error;
-use api::labels::Selector;
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use super::rules::Rule;
+use crate::admission::policy::conditions::Conditions;
+use crate::admission::scope::Scope;
 use crate::kinds::field::{list, text};
 use crate::outgoing::{Caller, Outgoing, Target};
 use crate::registry::{find, store_error};
@@ -44,25 +44,14 @@ impl Phase {
     }
 }
 
-/// One expression of `matchConditions`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Condition {
-    pub(super) name: String,
-    pub(super) expression: String,
-}
-
 /// One webhook.
 pub(super) struct Hook {
     /// The object that it is in.
     pub(super) configuration: String,
     /// Its own name.
     pub(super) name: String,
-    pub(super) rules: Vec<Rule>,
-    /// `matchPolicy: Exact`.
-    pub(super) exact: bool,
-    pub(super) namespaces: Result<Selector, String>,
-    pub(super) objects: Result<Selector, String>,
-    pub(super) conditions: Vec<Condition>,
+    pub(super) scope: Scope,
+    pub(super) conditions: Conditions,
     /// `failurePolicy: Ignore`.
     pub(super) ignores_failure: bool,
     /// `sideEffects` of None or NoneOnDryRun.
@@ -87,19 +76,12 @@ impl Hook {
                 .and_then(|target| outgoing.caller(&target))
                 .map_err(|error| error.to_string()),
         };
-        let conditions = list(hook, "/matchConditions").iter().map(|condition| Condition {
-            name: text(condition, "/name").to_owned(),
-            expression: text(condition, "/expression").to_owned(),
-        });
         let versions = list(hook, "/admissionReviewVersions").iter().filter_map(Value::as_str);
         Self {
             configuration: configuration.to_owned(),
             name: text(hook, "/name").to_owned(),
-            rules: list(hook, "/rules").iter().map(Rule::from_value).collect(),
-            exact: text(hook, "/matchPolicy") == "Exact",
-            namespaces: selector(hook.get("namespaceSelector")),
-            objects: selector(hook.get("objectSelector")),
-            conditions: conditions.collect(),
+            scope: Scope::of_webhook(hook),
+            conditions: Conditions::new(list(hook, "/matchConditions"), false),
             ignores_failure: text(hook, "/failurePolicy") == "Ignore",
             dry_runs: matches!(text(hook, "/sideEffects"), "None" | "NoneOnDryRun"),
             if_needed: text(hook, "/reinvocationPolicy") == "IfNeeded",
@@ -114,15 +96,6 @@ impl Hook {
     pub(super) fn id(&self) -> (&str, &str) {
         (&self.configuration, &self.name)
     }
-}
-
-/// A label selector; none selects everything.
-fn selector(value: Option<&Value>) -> Result<Selector, String> {
-    let Some(value) = value.filter(|value| !value.is_null()) else {
-        return Ok(Selector::everything());
-    };
-    let parsed: api::meta::LabelSelector = serde_json::from_value(value.clone()).map_err(|error| error.to_string())?;
-    Selector::from_label_selector(&parsed).map_err(|error| error.to_string())
 }
 
 /// The hooks of one phase at one state of the store.

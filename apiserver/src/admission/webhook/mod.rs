@@ -1,10 +1,10 @@
 //! `MutatingAdmissionWebhook` and `ValidatingAdmissionWebhook`: asks the webhooks that are configured for a request. Owns who is asked, in
 //! which version and order, and what failures mean. Connections are [`crate::outgoing`]'s; the pipeline around it is the registry's.
 
-mod form;
+pub(super) mod form;
 mod hooks;
 mod metrics;
-mod review;
+pub(super) mod review;
 pub mod rules;
 
 use std::collections::BTreeSet;
@@ -12,21 +12,20 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use api::Error;
-use api::labels::Selector;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{HeaderMap, HeaderValue, header};
 use serde_json::{Value, json};
 
+use super::policy::expressions::Input;
 use super::{Context, Plugin};
 use crate::outgoing::{CallError, Limits, Outgoing};
-use crate::registry::access::{AdmissionRequest, Operation, UserInfo};
-use crate::registry::meta;
+use crate::registry::access::{AdmissionRequest, UserInfo};
 use form::Form;
 use hooks::{Hook, Hooks, Phase};
 use metrics::{Ending, Metrics};
-use review::{Answer, namespace};
+use review::Answer;
 
 const GROUP: &str = "admissionregistration.k8s.io";
 /// What nobody may be asked about, or a broken hook could never be removed.
@@ -120,24 +119,14 @@ impl Webhooks {
         object: &Value,
         hook: &Arc<Hook>,
     ) -> Result<Option<Invocation>, Error> {
-        let in_namespace = self.namespace_matches(cx, request, object, hook).await;
-        if let Ok(false) = in_namespace {
-            return Ok(None);
-        }
-        let of_object = object_matches(request, asked, object, hook);
-        if let Ok(false) = of_object {
-            return Ok(None);
-        }
-        let Some(form) = form_for(hook, request, asked) else {
+        let Some(form) = hook.scope.form(cx, request, asked, object).await? else {
             return Ok(None);
         };
-        in_namespace?;
-        of_object?;
         let invocation = Invocation {
             hook: hook.clone(),
             form,
         };
-        match self.conditions_hold(request, &invocation, object) {
+        match self.conditions_hold(cx, request, asked, &invocation, object).await {
             Ok(true) => Ok(Some(invocation)),
             Ok(false) => Ok(None),
             Err(why) if hook.ignores_failure => {
@@ -152,45 +141,23 @@ impl Webhooks {
     }
 
     /// Evaluates `matchConditions`.
-    fn conditions_hold(
-        &self,
-        _request: &AdmissionRequest<'_>,
-        invocation: &Invocation,
-        _object: &Value,
-    ) -> Result<bool, String> {
-        match invocation.hook.conditions.first() {
-            None => Ok(true),
-            Some(condition) => Err(format!(
-                "match condition {:?}: expression {:?} cannot be evaluated",
-                condition.name, condition.expression
-            )),
-        }
-    }
-
-    async fn namespace_matches(
+    async fn conditions_hold(
         &self,
         cx: &Context,
         request: &AdmissionRequest<'_>,
+        asked: &Form,
+        invocation: &Invocation,
         object: &Value,
-        hook: &Hook,
-    ) -> Result<bool, Error> {
-        let name = namespace(request);
-        let a = request.attributes;
-        let is_namespace = (a.group.as_str(), a.resource.as_str()) == ("", "namespaces");
-        if name.is_empty() && !is_namespace {
+    ) -> Result<bool, String> {
+        let conditions = &invocation.hook.conditions;
+        if conditions.is_empty() {
             return Ok(true);
         }
-        let selector = usable(&hook.namespaces)?;
-        if selector.is_empty() {
-            return Ok(true);
-        }
-        let writes = matches!(request.operation, Operation::Create | Operation::Update);
-        if is_namespace && a.subresource.is_empty() && writes {
-            return Ok(selector.matches(&meta::labels(object)));
-        }
-        let missing = || Error::not_found(&api::GroupResource::new("", "namespaces"), name);
-        let found = cx.get("", "namespaces", "", name).await?.ok_or_else(missing)?;
-        Ok(selector.matches(&meta::labels(&found)))
+        let form = &invocation.form;
+        let (shown, old) = (form.show(object), form.show(request.old.unwrap_or(&Value::Null)));
+        let about = review::about(request, asked, form);
+        let input = Input::new(request, (&shown, &old), &about);
+        conditions.hold(cx, request, &input).await
     }
 
     /// Asks one hook.
@@ -396,46 +363,6 @@ impl Webhooks {
             }
         }
     }
-}
-
-/// A selector, or why it is none.
-fn usable(selector: &Result<Selector, String>) -> Result<&Selector, Error> {
-    selector.as_ref().map_err(Error::internal)
-}
-
-/// The object or the one before it has the labels; what has no labels matches only a selector without terms.
-fn object_matches(request: &AdmissionRequest<'_>, asked: &Form, object: &Value, hook: &Hook) -> Result<bool, Error> {
-    let selector = usable(&hook.objects)?;
-    if selector.is_empty() {
-        return Ok(true);
-    }
-    let matches = |object: &Value| {
-        let shown = asked.show(object);
-        shown.get("metadata").is_some() && selector.matches(&meta::labels(&shown))
-    };
-    Ok(matches(object) || request.old.is_some_and(matches))
-}
-
-/// The form that the hook's rules name: the request's own, or an equivalent one if the hook wants those.
-fn form_for(hook: &Hook, request: &AdmissionRequest<'_>, asked: &Form) -> Option<Form> {
-    let (operation, namespace) = (request.operation.name(), namespace(request));
-    let named = |form: &Form| {
-        hook.rules
-            .iter()
-            .any(|rule| rule.matches(&form.asked(operation, namespace)))
-    };
-    if named(asked) {
-        return Some(asked.clone());
-    }
-    if hook.exact {
-        return None;
-    }
-    // The first rule that names one of them decides.
-    hook.rules.iter().find_map(|rule| {
-        asked
-            .equivalents()
-            .find(|form| rule.matches(&form.asked(operation, namespace)))
-    })
 }
 
 /// Whether a plugin of webhooks has anything to do with a request.

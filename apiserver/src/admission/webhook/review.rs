@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::form::Form;
 use super::hooks::Phase;
+use crate::admission::scope::namespace;
 use crate::kinds::field::{list, text};
 use crate::registry::access::AdmissionRequest;
 
@@ -39,22 +40,8 @@ pub(super) fn version(offered: &[String]) -> Result<&'static str, String> {
         .ok_or_else(|| "webhook does not accept known AdmissionReview versions (v1, v1beta1)".to_owned())
 }
 
-/// The namespace that admission sees: for a namespace it is its own name.
-pub(super) fn namespace<'a>(request: &'a AdmissionRequest<'_>) -> &'a str {
-    let a = request.attributes;
-    match (a.group.as_str(), a.resource.as_str()) {
-        ("", "namespaces") => &a.name,
-        _ => &a.namespace,
-    }
-}
-
-/// The question.
-pub(super) fn question(
-    request: &AdmissionRequest<'_>,
-    (version, uid): (&str, &str),
-    (asked, form): (&Form, &Form),
-    (object, old): (&Value, &Value),
-) -> Value {
+/// What is asked about, without the objects.
+pub(in crate::admission) fn about(request: &AdmissionRequest<'_>, asked: &Form, form: &Form) -> Value {
     let resource = |form: &Form| {
         let [group, version, resource] = form.resource();
         json!({"group": group, "version": version, "resource": resource})
@@ -74,10 +61,9 @@ pub(super) fn question(
     if !user.extra.is_empty() {
         user_info["extra"] = json!(user.extra);
     }
-    let mut question = json!({
-        "uid": uid, "kind": kind(form), "resource": resource(form), "requestKind": kind(asked), "requestResource": resource(asked),
-        "operation": request.operation.name(), "userInfo": user_info, "object": object, "oldObject": old,
-        "dryRun": request.dry_run(), "options": request.options_value(),
+    let mut about = json!({
+        "kind": kind(form), "resource": resource(form), "requestKind": kind(asked), "requestResource": resource(asked),
+        "operation": request.operation.name(), "userInfo": user_info, "dryRun": request.dry_run(), "options": request.options_value(),
     });
     for (field, value) in [
         ("subResource", form.subresource()),
@@ -86,9 +72,23 @@ pub(super) fn question(
         ("namespace", namespace(request)),
     ] {
         if !value.is_empty() {
-            question[field] = value.into();
+            about[field] = value.into();
         }
     }
+    about
+}
+
+/// The question.
+pub(super) fn question(
+    request: &AdmissionRequest<'_>,
+    (version, uid): (&str, &str),
+    (asked, form): (&Form, &Form),
+    (object, old): (&Value, &Value),
+) -> Value {
+    let mut question = about(request, asked, form);
+    question["uid"] = uid.into();
+    question["object"] = object.clone();
+    question["oldObject"] = old.clone();
     json!({"kind": "AdmissionReview", "apiVersion": format!("admission.k8s.io/{version}"), "request": question})
 }
 
