@@ -65,6 +65,9 @@ pub async fn handle(state: Arc<State>, access: Access, request: Request) -> Resu
     if streams::serves(&access.attributes.subresource) {
         return streams::handle(state, access, info, request).await;
     }
+    if !info.rest.is_empty() {
+        return Err(Error::no_such_path());
+    }
     let format = Format::asked(request.headers(), info.query.get("pretty"))?;
     let (mut parts, body) = request.into_parts();
     let reads = matches!(access.attributes.verb.as_str(), "get" | "list" | "watch");
@@ -345,7 +348,9 @@ impl Call {
     }
 
     async fn delete(&self, state: &State) -> Result<Response, Error> {
-        let Removed { entry, gone, warnings } = state.registry.delete(&self.access, &self.delete_options()?).await?;
+        let wish = self.delete_wish()?;
+        let options = self.delete_options(&wish)?;
+        let Removed { entry, gone, warnings } = state.registry.delete(&self.access, &options).await?;
         let response = if gone && !returns_deleted(&self.kind().info) {
             let object = self.kind().stored_value(&entry)?;
             let mut details = json!({"name": meta::text(&object, "name"), "kind": self.kind().info.resource, "uid": meta::text(&object, "uid")});
@@ -354,13 +359,19 @@ impl Call {
             }
             render::success(details, self.format, StatusCode::OK)?
         } else {
-            render::written(self.kind(), &entry, self.format, self.include()?, StatusCode::OK)?
+            // Those who ask in the old way that dependents go too are told when that takes its time.
+            let status = if !gone && wish.get("orphanDependents") == Some(&Value::Bool(false)) {
+                StatusCode::ACCEPTED
+            } else {
+                StatusCode::OK
+            };
+            render::written(self.kind(), &entry, self.format, self.include()?, status)?
         };
         Ok(with_warnings(response, &warnings))
     }
 
     async fn delete_collection(&self, state: &State) -> Result<Response, Error> {
-        let options = self.delete_options()?;
+        let options = self.delete_options(&self.delete_wish()?)?;
         let entries = state
             .registry
             .delete_collection(&self.access, &list_options(self.query())?, &options)
@@ -374,14 +385,17 @@ impl Call {
         list::list(self.kind().clone(), page, self.format, self.include()?, self.gzip())
     }
 
-    /// From the body, or from the query if there is none.
-    fn delete_options(&self) -> Result<DeleteOptions, Error> {
-        let value = if self.body.is_empty() {
-            options_from_query(self.query())?
+    /// The options of a deletion as the client wrote them: in the body, or in the query if there is none.
+    fn delete_wish(&self) -> Result<Value, Error> {
+        if self.body.is_empty() {
+            options_from_query(self.query())
         } else {
-            self.options_from_body()?
-        };
-        let mut options = DeleteOptions::from_value(&value)
+            self.options_from_body()
+        }
+    }
+
+    fn delete_options(&self, wish: &Value) -> Result<DeleteOptions, Error> {
+        let mut options = DeleteOptions::from_value(wish)
             .map_err(|faults| Error::invalid(&GroupKind::new("meta.k8s.io", "DeleteOptions"), "", faults))?;
         // With a body the query does not count upstream; still, nobody who says dry-run means to delete.
         options.dry_run |= self.query().get("dryRun") == "All";

@@ -40,7 +40,7 @@ pub static AUTOSCALER: Rules = Rules {
         Column::text("Targets"),
         Column::text("MinPods"),
         Column::text("MaxPods"),
-        Column::integer("Replicas"),
+        Column::text("Replicas"),
         Column::AGE,
     ],
     row: |object, now| {

@@ -30,7 +30,7 @@ pub static CONFIG_MAP: Rules = Rules {
         }
     },
     validate_update: |root, old, errors| frozen(root, old, &["data", "binaryData"], errors),
-    columns: &[Column::NAME, Column::integer("Data"), Column::AGE],
+    columns: &[Column::NAME, Column::text("Data"), Column::AGE],
     row: |object, now| {
         let count = |field: &str| {
             object
@@ -58,7 +58,7 @@ pub static SECRET: Rules = Rules {
         root.get("type").immutable(errors, &old["type"]);
         frozen(root, old, &["data"], errors);
     },
-    columns: &[Column::NAME, Column::text("Type"), Column::integer("Data"), Column::AGE],
+    columns: &[Column::NAME, Column::text("Type"), Column::text("Data"), Column::AGE],
     row: |object, now| {
         let count = object
             .get("data")
@@ -77,7 +77,7 @@ pub static SECRET: Rules = Rules {
 
 /// Rules of `serviceaccounts`.
 pub static SERVICE_ACCOUNT: Rules = Rules {
-    columns: &[Column::NAME, Column::integer("Secrets"), Column::AGE],
+    columns: &[Column::NAME, Column::text("Secrets"), Column::AGE],
     row: |object, now| {
         vec![
             table::name(object),

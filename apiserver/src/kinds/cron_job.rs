@@ -50,7 +50,10 @@ pub static CRON_JOB: Rules = Rules {
         Column::NAME,
         Column::text("Schedule"),
         Column::text("Timezone"),
-        Column::text("Suspend"),
+        Column {
+            kind: "boolean",
+            ..Column::text("Suspend")
+        },
         Column::integer("Active"),
         Column::text("Last Schedule"),
         Column::AGE,

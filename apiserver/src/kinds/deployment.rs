@@ -24,8 +24,8 @@ pub static DEPLOYMENT: Rules = Rules {
     columns: &[
         Column::NAME,
         Column::text("Ready"),
-        Column::integer("Up-to-date"),
-        Column::integer("Available"),
+        Column::text("Up-to-date"),
+        Column::text("Available"),
         Column::AGE,
         Column::text("Containers").wide(),
         Column::text("Images").wide(),

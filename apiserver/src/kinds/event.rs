@@ -19,7 +19,7 @@ const COLUMNS: &[Column] = &[
     Column::text("Source").wide(),
     Column::text("Message"),
     Column::text("First Seen").wide(),
-    Column::integer("Count").wide(),
+    Column::text("Count").wide(),
     Column {
         priority: 1,
         ..Column::NAME

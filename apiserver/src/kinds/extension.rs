@@ -140,7 +140,7 @@ pub static FLOW_SCHEMA: Rules = Rules {
     columns: &[
         Column::NAME,
         Column::text("PriorityLevel"),
-        Column::integer("MatchingPrecedence"),
+        Column::text("MatchingPrecedence"),
         Column::text("DistinguisherMethod"),
         Column::AGE,
         Column::text("MissingPL"),

@@ -123,8 +123,8 @@ pub static IP_ADDRESS: Rules = Rules {
         ip::canonical_ip(&Field::root("", &value), &mut errors);
         errors.into_iter().map(|e| e.detail).collect()
     },
-    columns: &[Column::NAME, Column::text("ParentRef"), Column::AGE],
-    row: |object, now| {
+    columns: &[Column::NAME, Column::text("ParentRef")],
+    row: |object, _| {
         let parent = &object["spec"]["parentRef"];
         let parts = [
             text(parent, "/resource"),
@@ -141,7 +141,7 @@ pub static IP_ADDRESS: Rules = Rules {
             .into_iter()
             .filter(|p| !p.is_empty())
             .collect();
-        vec![table::name(object), json!(shown.join("/")), table::age(object, now)]
+        vec![table::name(object), json!(shown.join("/"))]
     },
     fields: &["spec.parentRef.resource", "spec.parentRef.name"],
     ..Rules::NONE

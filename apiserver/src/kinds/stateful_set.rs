@@ -66,7 +66,7 @@ pub static CONTROLLER_REVISION: Rules = Rules {
     columns: &[
         Column::NAME,
         Column::text("Controller"),
-        Column::integer("Revision"),
+        Column::text("Revision"),
         Column::AGE,
     ],
     row: |object, now| {

@@ -51,10 +51,7 @@ pub static STORAGE_CLASS: Rules = Rules {
         Column::text("Provisioner"),
         Column::text("ReclaimPolicy"),
         Column::text("VolumeBindingMode"),
-        Column {
-            kind: "boolean",
-            ..Column::text("AllowVolumeExpansion")
-        },
+        Column::text("AllowVolumeExpansion"),
         Column::AGE,
     ],
     row: |object, now| {
@@ -104,7 +101,10 @@ pub static ATTACHMENT: Rules = Rules {
     validate_update: |root, old, errors| root.get("spec").immutable(errors, &old["spec"]),
     columns: &[
         Column::NAME,
-        Column::text("Attacher"),
+        Column {
+            format: "name",
+            ..Column::text("Attacher")
+        },
         Column::text("PV"),
         Column::text("Node"),
         Column {

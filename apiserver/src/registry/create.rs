@@ -110,7 +110,8 @@ impl Registry {
             return Err(Error::invalid(&kind.group_kind(), &access.attributes.name, faults));
         }
         self.admission.validate(&request, &object).await?;
-        if !options.applied {
+        // Components name no manager: their objects cost nothing more, until somebody applies one.
+        if !options.applied && !options.field_manager.is_empty() {
             apply::track(access, None, &mut object, options, now);
         }
         let mut warnings: Vec<String> = duplicates.into_iter().collect();

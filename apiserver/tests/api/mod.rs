@@ -7,6 +7,7 @@ mod discovery;
 mod http;
 mod policies;
 mod reads;
+mod tables;
 mod tls_server;
 mod webhooks;
 mod writes;

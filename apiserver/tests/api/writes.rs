@@ -321,3 +321,179 @@ async fn owners_are_checked_and_told_once() {
     assert!(status["message"].as_str().unwrap().contains("Only one reference can have Controller set to true. Found \"true\" in references for ConfigMap/a and ConfigMap/b"));
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_takes_the_time_that_it_needs() {
+    let (server, admin) = Server::start().await;
+    let http = Admin::new(&server);
+    let one = format!("{MAPS}/one");
+    for (policy, finalizer) in [("Foreground", "foregroundDeletion"), ("Orphan", "orphan")] {
+        admin.create(MAPS, map("one")).await;
+        let (code, marked) = http
+            .write(
+                Method::DELETE,
+                &one,
+                JSON,
+                json!({"propagationPolicy": policy}).to_string(),
+            )
+            .await;
+        assert_eq!(
+            (code, &marked["metadata"]["finalizers"]),
+            (200, &json!([finalizer])),
+            "{marked}"
+        );
+        assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 0);
+        // Nothing new may hold it, and the last finalizer that goes takes it along.
+        let add = json!({"metadata": {"finalizers": [finalizer, "example.com/new"]}}).to_string();
+        let (code, status) = http.write(Method::PATCH, &one, MERGE, add).await;
+        assert_eq!(code, 422);
+        assert!(
+            status["message"]
+                .as_str()
+                .unwrap()
+                .contains("no new finalizers can be added if the object is being deleted")
+        );
+        let (code, status) = http.write(Method::POST, MAPS, JSON, map("one").to_string()).await;
+        assert_eq!(
+            (code, &status["message"]),
+            (
+                409,
+                &json!("object is being deleted: configmaps \"one\" already exists")
+            )
+        );
+        let (code, _) = http
+            .write(Method::PATCH, &one, MERGE, r#"{"metadata":{"finalizers":null}}"#)
+            .await;
+        assert_eq!((code, http.read(&one).await.0), (200, 404));
+    }
+    let mut held = map("one");
+    held["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    admin.create(MAPS, held).await;
+    let (code, _) = http
+        .write(Method::DELETE, &format!("{one}?orphanDependents=false"), JSON, "")
+        .await;
+    assert_eq!(code, 202);
+    let (code, _) = http.write(Method::DELETE, &one, JSON, "").await;
+    assert_eq!(code, 200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_has_two_names() {
+    let (server, _) = Server::start().await;
+    let http = Admin::new(&server);
+    let (old, new) = (
+        "/api/v1/namespaces/default/events",
+        "/apis/events.k8s.io/v1/namespaces/default/events",
+    );
+    let event = json!({"metadata": {"name": "e"}, "regarding": {"kind": "Pod", "namespace": "default", "name": "p"}, "reason": "Tested", "note": "text",
+        "type": "Normal", "action": "Do", "reportingController": "c", "reportingInstance": "c-1", "eventTime": "2026-01-01T00:00:00.000000Z"});
+    let (code, made) = http.write(Method::POST, new, JSON, event.to_string()).await;
+    assert_eq!((code, &made["note"]), (201, &json!("text")), "{made}");
+    let (_, read) = http.read(&format!("{old}/e")).await;
+    assert_eq!(
+        (
+            &read["apiVersion"],
+            &read["message"],
+            &read["involvedObject"]["name"],
+            &read["reportingComponent"]
+        ),
+        (&json!("v1"), &json!("text"), &json!("p"), &json!("c"))
+    );
+    assert_eq!(read["metadata"]["uid"], made["metadata"]["uid"]);
+    for path in [
+        format!("{new}?fieldSelector=regarding.name%3Dp,reportingController%3Dc"),
+        format!("{old}?fieldSelector=involvedObject.name%3Dp,reason%3DTested,type%3DNormal"),
+    ] {
+        let (_, list) = http.read(&path).await;
+        assert_eq!(list["items"].as_array().map(Vec::len), Some(1), "{path}");
+    }
+    let (code, patched) = http
+        .write(Method::PATCH, &format!("{new}/e"), MERGE, r#"{"note":"more"}"#)
+        .await;
+    assert_eq!((code, &patched["note"]), (200, &json!("more")), "{patched}");
+    assert_eq!(http.read(&format!("{old}/e")).await.1["message"], "more");
+    let fields = &patched["metadata"]["managedFields"];
+    assert!(
+        fields
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|entry| entry["apiVersion"] == "events.k8s.io/v1"),
+        "{fields}"
+    );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_and_spec_are_written_apart() {
+    let (server, admin) = Server::start().await;
+    let http = Admin::new(&server);
+    admin
+        .create(
+            "/api/v1/namespaces/default/serviceaccounts",
+            json!({"metadata": {"name": "default"}}),
+        )
+        .await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let (code, made) = admin.create(pods, crate::pod("p")).await;
+    assert_eq!(code.as_u16(), 201, "{made}");
+    let both = r#"{"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"other"}]},"status":{"phase":"Running"}}"#;
+    let strategic = "application/strategic-merge-patch+json";
+    let (code, pod) = http
+        .write(Method::PATCH, &format!("{pods}/p/status"), strategic, both)
+        .await;
+    assert_eq!(
+        (code, &pod["status"]["phase"], &pod["spec"]["containers"][0]["image"]),
+        (200, &json!("Running"), &json!("i")),
+        "{pod}"
+    );
+    let (code, pod) = http
+        .write(
+            Method::PATCH,
+            &format!("{pods}/p"),
+            strategic,
+            both.replace("Running", "Failed"),
+        )
+        .await;
+    assert_eq!(
+        (code, &pod["status"]["phase"], &pod["spec"]["containers"][0]["image"]),
+        (200, &json!("Running"), &json!("other")),
+        "{pod}"
+    );
+    let entry = |subresource: &Value| {
+        let all = pod["metadata"]["managedFields"].as_array().unwrap();
+        all.iter()
+            .find(|e| e.get("subresource").unwrap_or(&Value::Null) == subresource)
+            .cloned()
+            .unwrap_or_default()
+    };
+    assert_eq!(entry(&json!("status"))["fieldsV1"].get("f:spec"), None);
+    assert_eq!(entry(&json!("status"))["fieldsV1"]["f:status"]["f:phase"], json!({}));
+    assert_eq!(entry(&Value::Null)["fieldsV1"].get("f:status"), None);
+    let debug = r#"{"spec":{"ephemeralContainers":[{"name":"d","image":"x"}]}}"#;
+    let (code, pod) = http
+        .write(
+            Method::PATCH,
+            &format!("{pods}/p/ephemeralcontainers"),
+            strategic,
+            debug,
+        )
+        .await;
+    assert_eq!(
+        (code, &pod["spec"]["ephemeralContainers"][0]["name"]),
+        (200, &json!("d")),
+        "{pod}"
+    );
+    let (code, status) = http
+        .write(
+            Method::PATCH,
+            &format!("{pods}/p"),
+            strategic,
+            r#"{"spec":{"ephemeralContainers":[{"name":"e","image":"x"}]}}"#,
+        )
+        .await;
+    assert_eq!(code, 422, "{status}");
+    assert_eq!(http.read(&format!("{pods}/p/status/extra")).await.0, 404);
+    server.stop().await;
+}

@@ -482,3 +482,135 @@ fn custom_schemas_have_lists_maps_and_unknown_parts() {
         ]
     );
 }
+
+mod laws {
+    use super::*;
+    use proptest::prelude::*;
+
+    type Container = (String, Option<String>, BTreeMap<String, String>);
+
+    /// A configuration of a few labels, replicas and containers with environments.
+    fn configuration() -> impl Strategy<Value = Value> {
+        let small = || prop::collection::btree_map("[ab]", "[xy]", 0..3);
+        let container = (
+            "[cd]",
+            prop::option::of("[ij]"),
+            prop::collection::btree_map("[EF]", "[12]", 0..3),
+        );
+        (small(), prop::option::of(0..3), prop::collection::vec(container, 0..3)).prop_map(
+            |(labels, replicas, all): (BTreeMap<String, String>, Option<i32>, Vec<Container>)| {
+                let mut containers = BTreeMap::new();
+                for (name, image, env) in all {
+                    let mut container = json!({"name": name});
+                    if !env.is_empty() {
+                        let env = env.iter().map(|(name, value)| json!({"name": name, "value": value}));
+                        container["env"] = env.collect();
+                    }
+                    if let Some(image) = image {
+                        container["image"] = image.into();
+                    }
+                    containers.insert(name, container);
+                }
+                // Empty lists and maps are left out: whoever names one owns it, though it goes with its last item.
+                let mut spec = json!({});
+                if !containers.is_empty() {
+                    spec["template"]["spec"]["containers"] = containers.into_values().collect();
+                }
+                if let Some(replicas) = replicas {
+                    spec["replicas"] = replicas.into();
+                }
+                let mut config = without_nothing(config(spec));
+                if !labels.is_empty() {
+                    config["metadata"]["labels"] = json!(labels);
+                }
+                config
+            },
+        )
+    }
+
+    fn without_nothing(mut config: Value) -> Value {
+        if config["spec"] == json!({}) {
+            config.as_object_mut().unwrap().remove("spec");
+        }
+        config
+    }
+
+    fn run(live: Option<&Value>, config: &Value, manager: &str) -> Value {
+        applied(live, config, manager, true).unwrap()
+    }
+
+    /// Everything but the managers.
+    fn content(object: &Value) -> Value {
+        let mut object = object.clone();
+        object["metadata"].as_object_mut().unwrap().remove("managedFields");
+        object
+    }
+
+    fn fields(object: &Value) -> Set {
+        tree::field_set(Node::Struct(deployment()), object)
+            .unwrap()
+            .difference(&UNMANAGED)
+    }
+
+    fn owned(object: &Value, manager: &str) -> Set {
+        let fields = fields_of(object, manager, "Apply");
+        fields.and_then(|fields| Set::from_value(&fields)).unwrap_or_default()
+    }
+
+    proptest! {
+        #[test]
+        fn an_apply_twice_is_an_apply(before in configuration(), config in configuration()) {
+            let live = run(None, &before, "other");
+            let once = run(Some(&live), &config, "me");
+            prop_assert_eq!(run(Some(&once), &config, "me"), once);
+        }
+
+        #[test]
+        fn what_is_applied_is_there_and_owned(before in configuration(), config in configuration()) {
+            let live = run(None, &before, "other");
+            let merged = run(Some(&live), &config, "me");
+            let wanted = fields(&config);
+            prop_assert!(wanted.clone().difference(&fields(&merged)).is_empty(), "{:?}", wanted.difference(&fields(&merged)).paths());
+            prop_assert_eq!(owned(&merged, "me").paths(), fields(&config).paths());
+            prop_assert_eq!(content(&run(Some(&merged), &config, "third"))["spec"].clone(), merged["spec"].clone());
+        }
+
+        #[test]
+        fn nobody_owns_what_is_not_there(first in configuration(), second in configuration(), third in configuration()) {
+            let live = run(Some(&run(None, &first, "a")), &second, "b");
+            let live = run(Some(&live), &third, "a");
+            for manager in ["a", "b"] {
+                let strangers = owned(&live, manager).difference(&fields(&live).with_parents());
+                prop_assert!(strangers.is_empty(), "{manager}: {:?}", strangers.paths());
+            }
+        }
+
+        #[test]
+        fn who_lets_go_of_everything_leaves_what_others_have(mine in configuration(), theirs in configuration()) {
+            let nothing = without_nothing(config(json!({})));
+            let alone = run(None, &theirs, "other");
+            let both = run(Some(&alone), &mine, "me");
+            let left = run(Some(&both), &nothing, "me");
+            let missing = owned(&both, "other").difference(&fields(&left).with_parents());
+            prop_assert!(missing.is_empty(), "{:?}", missing.paths());
+            let extra = fields(&left).difference(&fields(&alone).with_parents());
+            prop_assert!(extra.is_empty(), "{:?}", extra.paths());
+        }
+
+        #[test]
+        fn without_force_either_all_or_nothing_is_told(before in configuration(), config in configuration()) {
+            let live = run(None, &before, "other");
+            match applied(Some(&live), &config, "me", false) {
+                Ok(merged) => prop_assert_eq!(merged, run(Some(&live), &config, "me")),
+                Err(Error::Conflict { causes, .. }) => {
+                    let others = owned(&live, "other").paths();
+                    prop_assert!(!causes.is_empty());
+                    for cause in causes {
+                        prop_assert!(others.contains(&cause.field.unwrap_or_default()));
+                    }
+                }
+                Err(other) => prop_assert!(false, "{other}"),
+            }
+        }
+    }
+}
