@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod controllers;
+mod custom_resources;
 mod disrupt;
 mod history;
 mod intstr;

@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
 
+use api::apiextensions::v1::CustomResourceDefinition;
 use api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use api::batch::v1::Job;
 use api::coordination::v1::Lease;
@@ -178,6 +179,8 @@ informers! {
     root_cas: ConfigMap = |_, client: &Client| {
         Shared::new(client, &ListParams::default().fields("metadata.name=kube-root-ca.crt"))
     };
+    /// Every CustomResourceDefinition.
+    definitions: CustomResourceDefinition = |shared: Shared<CustomResourceDefinition>, _: &Client| shared;
     /// Every ClusterRole.
     cluster_roles: ClusterRole = |shared: Shared<ClusterRole>, _: &Client| shared;
 }

@@ -6,20 +6,24 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use api::apiextensions::v1::CustomResourceDefinition;
 use api::meta::{ObjectMeta, OwnerReference};
-use api::resources::ResourceInfo;
+use api::resources::{ResourceInfo, Text};
 use api::{GroupVersionResource, ObjectKey};
 use client::{Cache, Client, DeleteParams, Dynamic, Event, Informer, ListParams, PartialObject, Patch, Propagation};
 use controller::{Action, Error, Queue};
+use daemon::Shutdown;
 use futures_util::future::join_all;
-use parking_lot::Mutex;
-use serde_json::{Value, json};
+use parking_lot::{Mutex, RwLock};
+use serde_json::json;
 
 use super::garbage_collector_plan::{
     Change, Dependent, FOREGROUND, ORPHAN, OwnerState, Policy, has_finalizer, is_waiting, plan,
 };
+use crate::custom_resources::resource;
 use crate::setup::{OWNER, Setup};
 
 /// How many absent owners are remembered.
@@ -28,8 +32,8 @@ const ABSENT: usize = 500;
 /// Where an object is: its resource and its name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
-    group: &'static str,
-    resource: &'static str,
+    group: Text,
+    resource: Text,
     key: ObjectKey,
 }
 
@@ -42,39 +46,79 @@ impl fmt::Display for Place {
 
 /// A resource that is watched.
 struct Kind {
-    info: &'static ResourceInfo,
+    info: ResourceInfo,
     dynamic: Dynamic,
     cache: Cache<PartialObject>,
+    /// Ends the watch.
+    stop: Shutdown,
 }
 
-type Kinds = HashMap<(&'static str, &'static str), Kind>;
+/// What is watched: the built-in resources from the start, custom ones as long as their definitions are there.
+#[derive(Default)]
+struct Kinds {
+    by_resource: RwLock<HashMap<(Text, Text), Arc<Kind>>>,
+    /// All caches of built-in kinds are filled: what is not found is not there.
+    complete: AtomicBool,
+}
+
+impl Kinds {
+    fn get(&self, group: &str, resource: &str) -> Option<Arc<Kind>> {
+        let key = (Text::Owned(group.to_owned()), Text::Owned(resource.to_owned()));
+        self.by_resource.read().get(&key).cloned()
+    }
+
+    fn all(&self) -> Vec<Arc<Kind>> {
+        self.by_resource.read().values().cloned().collect()
+    }
+
+    /// The kind in any version: an owner is named in the version in which somebody knew it.
+    fn find_custom(&self, group: &str, kind: &str) -> Option<Arc<Kind>> {
+        let kinds = self.by_resource.read();
+        kinds
+            .values()
+            .find(|k| k.info.is_custom() && k.info.group == group && k.info.kind == kind)
+            .cloned()
+    }
+}
 
 /// Adds the controller.
 pub fn start(setup: &mut Setup) {
     let queue: Queue<Place> = setup.queue("garbage_collector");
     let (client, shutdown) = (setup.client.clone(), setup.shutdown.clone());
     let workers = setup.config.concurrent_gc_syncs;
+    let watched = Watched {
+        client,
+        queue: queue.clone(),
+        kinds: Arc::default(),
+        shutdown: shutdown.clone(),
+    };
+    let follower = watched.clone();
+    setup
+        .informers
+        .definitions
+        .on_event(move |event| follower.follow(event));
     setup.task(move |_| async move {
-        let kinds: Arc<OnceLock<Kinds>> = Arc::default();
-        let watched = watch_all(&client, &queue, &kinds, &shutdown);
-        let synced = join_all(watched.values().map(|kind| kind.cache.synced()));
+        let kinds = watched.kinds.clone();
+        watched.watch_built_in();
+        let all = kinds.all();
+        let synced = join_all(all.iter().map(|kind| kind.cache.synced()));
         if shutdown.run_until(synced).await.is_none() {
             return;
         }
+        kinds.complete.store(true, Ordering::Release);
         // What handlers could not look up before all caches were there is looked up now.
-        for kind in watched.values() {
+        for kind in all {
             kind.cache
                 .list()
                 .iter()
                 .filter(|object| concerns_us(&object.metadata))
-                .for_each(|object| queue.add(place(kind.info, &object.metadata)));
+                .for_each(|object| queue.add(place(&kind.info, &object.metadata)));
         }
         let collector = Arc::new(Collector {
             queue: queue.clone(),
-            kinds: kinds.clone(),
+            kinds,
             absent: Mutex::default(),
         });
-        let _ = kinds.set(watched);
         let reconcile = move |place| {
             let collector = collector.clone();
             async move { collector.reconcile(place).await }
@@ -83,32 +127,67 @@ pub fn start(setup: &mut Setup) {
     });
 }
 
-fn watch_all(
-    client: &Client,
-    queue: &Queue<Place>,
-    kinds: &Arc<OnceLock<Kinds>>,
-    shutdown: &daemon::Shutdown,
-) -> Kinds {
-    let collectable = |info: &&&'static ResourceInfo| {
-        let verbs = ["list", "watch", "delete"].iter().all(|verb| info.verbs.contains(verb));
-        // Events own nothing and are owned by nothing.
-        verbs && info.version == info.storage_version && info.resource != "events"
-    };
-    let resources: Vec<&'static ResourceInfo> =
-        api::resources::all().iter().filter(|info| collectable(&info)).collect();
-    let watch = |info: &'static ResourceInfo| {
+/// Watches resources.
+#[derive(Clone)]
+struct Watched {
+    client: Client,
+    queue: Queue<Place>,
+    kinds: Arc<Kinds>,
+    shutdown: Shutdown,
+}
+
+impl Watched {
+    fn watch_built_in(&self) {
+        let collectable = |info: &&ResourceInfo| {
+            let verbs = ["list", "watch", "delete"].iter().all(|verb| info.verbs.contains(verb));
+            // Events own nothing and are owned by nothing.
+            verbs && info.version == info.storage_version && info.resource != "events"
+        };
+        for info in api::resources::all().iter().filter(collectable) {
+            self.watch(info.clone());
+        }
+    }
+
+    /// A definition came, changed or went.
+    fn follow(&self, event: &Event<CustomResourceDefinition>) {
+        let definition = event.object();
+        let now = resource(definition).filter(|_| !matches!(event, Event::Deleted(_)));
+        let (group, plural) = (&definition.spec.group, &definition.spec.names.plural);
+        let before = self.kinds.get(group, plural);
+        match (&before, &now) {
+            (Some(before), Some(now)) if before.info.version == now.version && before.info.kind == now.kind => return,
+            (Some(before), _) => {
+                before.stop.request();
+                let key = (before.info.group.clone(), before.info.resource.clone());
+                self.kinds.by_resource.write().remove(&key);
+            }
+            (None, _) => {}
+        }
+        if let Some(now) = now {
+            self.watch(now);
+        }
+    }
+
+    fn watch(&self, info: ResourceInfo) {
         let resource = GroupVersionResource::new(&*info.group, &*info.version, &*info.resource);
-        let dynamic = client.dynamic(&resource);
-        let (queue, kinds) = (queue.clone(), kinds.clone());
+        let dynamic = self.client.dynamic(&resource);
+        let (queue, kinds, of) = (self.queue.clone(), self.kinds.clone(), info.clone());
         let informer = Informer::partial(&dynamic, &ListParams::default())
             .index(OWNER, |object: &PartialObject| {
                 owners(&object.metadata).map(|owner| owner.uid.clone()).collect()
             })
-            .on_event(move |event| wake(info, event, &kinds, &queue));
-        let cache = informer.start(shutdown);
-        ((&*info.group, &*info.resource), Kind { info, dynamic, cache })
-    };
-    resources.into_iter().map(watch).collect()
+            .on_event(move |event| wake(&of, event, &kinds, &queue));
+        let stop = self.shutdown.child();
+        let cache = informer.start(&stop);
+        let kind = Kind {
+            info,
+            dynamic,
+            cache,
+            stop,
+        };
+        let key = (kind.info.group.clone(), kind.info.resource.clone());
+        self.kinds.by_resource.write().insert(key, Arc::new(kind));
+    }
 }
 
 fn owners(meta: &ObjectMeta) -> impl Iterator<Item = &OwnerReference> {
@@ -122,34 +201,38 @@ fn concerns_us(meta: &ObjectMeta) -> bool {
     }
 }
 
-fn place(info: &'static ResourceInfo, meta: &ObjectMeta) -> Place {
+fn place(info: &ResourceInfo, meta: &ObjectMeta) -> Place {
     let key = ObjectKey::new(
         meta.namespace.clone().unwrap_or_default(),
         meta.name.clone().unwrap_or_default(),
     );
     Place {
-        group: &info.group,
-        resource: &info.resource,
+        group: info.group.clone(),
+        resource: info.resource.clone(),
         key,
     }
 }
 
-/// The resource and place of an owner; nothing for a kind that is not built in.
-fn owner_place(owner: &OwnerReference, namespace: &str) -> Option<(&'static ResourceInfo, Place)> {
+/// The place of an owner and whether its kind is namespaced; nothing for a kind that is not known.
+fn owner_place(kinds: &Kinds, owner: &OwnerReference, namespace: &str) -> Option<(bool, Place)> {
     let (group, version) = owner.api_version.split_once('/').unwrap_or(("", &owner.api_version));
-    let info = api::resources::find_kind(group, version, &owner.kind)?;
-    let namespace = if info.namespaced { namespace } else { "" };
-    Some((
-        info,
-        Place {
-            group: &info.group,
-            resource: &info.resource,
-            key: ObjectKey::new(namespace, &*owner.name),
-        },
-    ))
+    let (namespaced, group, resource) = match api::resources::find_kind(group, version, &owner.kind) {
+        Some(info) => (info.namespaced, info.group.clone(), info.resource.clone()),
+        None => {
+            let kind = kinds.find_custom(group, &owner.kind)?;
+            (
+                kind.info.namespaced,
+                kind.info.group.clone(),
+                kind.info.resource.clone(),
+            )
+        }
+    };
+    let namespace = if namespaced { namespace } else { "" };
+    let key = ObjectKey::new(namespace, &*owner.name);
+    Some((namespaced, Place { group, resource, key }))
 }
 
-fn wake(info: &'static ResourceInfo, event: &Event<PartialObject>, kinds: &OnceLock<Kinds>, queue: &Queue<Place>) {
+fn wake(info: &ResourceInfo, event: &Event<PartialObject>, kinds: &Kinds, queue: &Queue<Place>) {
     let meta = &event.object().metadata;
     let uid = meta.uid.as_deref().unwrap_or("");
     let gone = matches!(event, Event::Deleted(_));
@@ -157,7 +240,7 @@ fn wake(info: &'static ResourceInfo, event: &Event<PartialObject>, kinds: &OnceL
         queue.add(place(info, meta));
     }
     if gone {
-        dependents(kinds.get(), uid)
+        dependents(kinds, uid)
             .into_iter()
             .for_each(|dependent| queue.add(dependent.id));
     }
@@ -168,19 +251,23 @@ fn wake(info: &'static ResourceInfo, event: &Event<PartialObject>, kinds: &OnceL
         let waited = before
             .into_iter()
             .flat_map(owners)
-            .filter_map(|owner| owner_place(owner, namespace));
+            .filter_map(|owner| owner_place(kinds, owner, namespace));
         waited.for_each(|(_, place)| queue.add(place));
     }
 }
 
-fn dependents(kinds: Option<&Kinds>, uid: &str) -> Vec<Dependent<Place>> {
+/// Nobody is known to depend on an object before all caches are there.
+fn dependents(kinds: &Kinds, uid: &str) -> Vec<Dependent<Place>> {
     let mut found = Vec::new();
-    for kind in kinds.into_iter().flat_map(HashMap::values) {
+    if !kinds.complete.load(Ordering::Acquire) {
+        return found;
+    }
+    for kind in kinds.all() {
         for object in kind.cache.by_index(OWNER, uid) {
             let blocks =
                 owners(&object.metadata).any(|owner| owner.uid == uid && owner.block_owner_deletion == Some(true));
             found.push(Dependent {
-                id: place(kind.info, &object.metadata),
+                id: place(&kind.info, &object.metadata),
                 blocks,
                 waiting: is_waiting(&object.metadata),
             });
@@ -191,13 +278,13 @@ fn dependents(kinds: Option<&Kinds>, uid: &str) -> Vec<Dependent<Place>> {
 
 struct Collector {
     queue: Queue<Place>,
-    kinds: Arc<OnceLock<Kinds>>,
+    kinds: Arc<Kinds>,
     absent: Mutex<VecDeque<String>>,
 }
 
 impl Collector {
-    fn kind(&self, place: &Place) -> Option<&Kind> {
-        self.kinds.get()?.get(&(place.group, place.resource))
+    fn kind(&self, place: &Place) -> Option<Arc<Kind>> {
+        self.kinds.get(&place.group, &place.resource)
     }
 
     async fn reconcile(&self, place: Place) -> Result<Action, Error> {
@@ -218,9 +305,9 @@ impl Collector {
                 states.push((owner.clone(), self.state(owner, &place.key.namespace).await?));
             }
         }
-        let dependents = dependents(self.kinds.get(), meta.uid.as_deref().unwrap_or(""));
+        let dependents = dependents(&self.kinds, meta.uid.as_deref().unwrap_or(""));
         for change in plan(meta, &states, &dependents) {
-            self.apply(kind, &place, meta, change).await?;
+            self.apply(&kind, &place, meta, change).await?;
         }
         Ok(Action::Done)
     }
@@ -229,8 +316,8 @@ impl Collector {
         if self.absent.lock().contains(&owner.uid) {
             return Ok(OwnerState::Absent);
         }
-        // A kind that is not built in cannot be asked about, and what cannot be known to be gone is there.
-        let Some((info, place)) = owner_place(owner, namespace) else {
+        // A kind that nobody knows cannot be asked about, and what cannot be known to be gone is there.
+        let Some((namespaced, place)) = owner_place(&self.kinds, owner, namespace) else {
             return Ok(OwnerState::Solid);
         };
         let Some(kind) = self.kind(&place) else {
@@ -247,7 +334,7 @@ impl Collector {
         if let Some(cached) = kind.cache.get(&place.key).filter(|object| is_it(object)) {
             return Ok(of(&cached));
         }
-        if info.namespaced && namespace.is_empty() {
+        if namespaced && namespace.is_empty() {
             // An object of the whole cluster cannot be owned from within a namespace; there is nothing to look up.
             return Ok(OwnerState::Absent);
         }
@@ -293,29 +380,30 @@ impl Collector {
                 )
             }
             Change::DropOwners(uids) => {
-                let dropped: Vec<Value> = uids.iter().map(|uid| json!({"$patch": "delete", "uid": uid})).collect();
-                self.patch(
-                    kind,
-                    place,
-                    json!({"metadata": {"uid": uid, "ownerReferences": dropped}}),
-                )
-                .await
+                let kept = |owner: &&OwnerReference| !uids.contains(&owner.uid);
+                let rest = owners(meta).filter(kept).cloned().collect();
+                self.own(kind, place, meta, rest).await
             }
             Change::Unblock => {
-                let freed: Vec<Value> = owners(meta)
-                    .map(|owner| json!({"uid": owner.uid, "blockOwnerDeletion": false}))
-                    .collect();
-                self.patch(kind, place, json!({"metadata": {"uid": uid, "ownerReferences": freed}}))
-                    .await
+                let freed = owners(meta).cloned().map(|owner| OwnerReference {
+                    block_owner_deletion: Some(false),
+                    ..owner
+                });
+                self.own(kind, place, meta, freed.collect()).await
             }
-            Change::Release(dependent) => match self.kind(&dependent) {
-                Some(its) => {
-                    let dropped = json!([{"$patch": "delete", "uid": uid}]);
-                    self.patch(its, &dependent, json!({"metadata": {"ownerReferences": dropped}}))
-                        .await
-                }
-                None => Ok(()),
-            },
+            Change::Release(dependent) => {
+                let Some(its) = self.kind(&dependent) else {
+                    return Ok(());
+                };
+                let Some(object) = its.cache.get(&dependent.key) else {
+                    return Ok(());
+                };
+                let rest = owners(&object.metadata)
+                    .filter(|owner| owner.uid != uid)
+                    .cloned()
+                    .collect();
+                self.own(&its, &dependent, &object.metadata, rest).await
+            }
             Change::RemoveFinalizer(name) => {
                 let rest: Vec<&String> = meta
                     .finalizers
@@ -335,10 +423,20 @@ impl Collector {
         }
     }
 
-    async fn patch(&self, kind: &Kind, place: &Place, patch: Value) -> Result<(), Error> {
+    /// Gives an object these owners, unless it has changed: then its event has it looked at again.
+    async fn own(
+        &self,
+        kind: &Kind,
+        place: &Place,
+        meta: &ObjectMeta,
+        owners: Vec<OwnerReference>,
+    ) -> Result<(), Error> {
+        let owners = serde_json::to_value(owners).unwrap_or_default();
+        let patch =
+            json!({"metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version, "ownerReferences": owners}});
         let patched = kind
             .dynamic
-            .patch(&place.key.namespace, &place.key.name, &Patch::Strategic(patch))
+            .patch(&place.key.namespace, &place.key.name, &Patch::Merge(patch))
             .await;
         done(patched.map(drop), "change the owners of", place)
     }

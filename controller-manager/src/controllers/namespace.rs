@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::apiextensions::v1::CustomResourceDefinition;
 use api::core::v1::{Namespace, NamespaceCondition, Pod};
 use api::meta::Time;
 use api::resources::ResourceInfo;
@@ -15,6 +16,7 @@ use controller::{Action, Error};
 use futures_util::future::join_all;
 use jiff::Timestamp;
 
+use crate::custom_resources::resource;
 use crate::setup::{NAMESPACE, Setup, enqueue};
 
 /// The finalizer in `spec.finalizers` that this controller removes.
@@ -196,6 +198,7 @@ pub fn start(setup: &mut Setup) {
             client,
             namespaces: caches.namespaces,
             pods: caches.pods,
+            definitions: caches.definitions,
         });
         move |key| {
             let controller = controller.clone();
@@ -208,6 +211,7 @@ struct Controller {
     client: Client,
     namespaces: Cache<Namespace>,
     pods: Cache<Pod>,
+    definitions: Cache<CustomResourceDefinition>,
 }
 
 impl Controller {
@@ -247,8 +251,14 @@ impl Controller {
                 && ["list", "delete"].iter().all(|verb| info.verbs.contains(verb))
                 && info.version == info.storage_version
         };
+        let definitions = self.definitions.list();
+        let custom: Vec<ResourceInfo> = definitions
+            .iter()
+            .filter_map(|definition| resource(definition))
+            .collect();
         let rounds = api::resources::all()
             .iter()
+            .chain(&custom)
             .filter(deletable)
             .map(|info| self.empty_of(namespace, info));
         let mut contents = Contents {
