@@ -95,7 +95,7 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
     let static_tokens = static_tokens(&config)?;
     let authorizers = Authorizers::default();
     let outgoing = Outgoing::new(store.clone());
-    let catalog = Arc::new(Catalog::default());
+    let catalog = Arc::new(Catalog::new(outgoing.clone()));
     let admission = AdmissionContext {
         store: store.clone(),
         catalog: catalog.clone(),
@@ -184,6 +184,10 @@ async fn start(
         }
         while let Err(error) = authorizers.start(registry.store().clone(), shutdown.clone()).await {
             tracing::warn!(%error, "waiting for roles");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        while let Err(error) = apiextensions::feed::start(registry.clone(), shutdown.clone()).await {
+            tracing::warn!(%error, "waiting for definitions");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         bootstrap::run(registry, config, shutdown).await

@@ -4,7 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
+use super::convert::{Shared, Webhooks};
+use crate::outgoing::Outgoing;
 use crate::registry::Kind;
 
 /// The kinds of one moment.
@@ -40,16 +43,45 @@ impl Table {
     }
 }
 
-/// The table that is in force.
-#[derive(Default)]
+/// The table that is in force, and the way between the versions of its kinds.
 pub struct Catalog {
     table: ArcSwap<Table>,
+    replaced: watch::Sender<()>,
+    webhooks: Shared,
 }
 
 impl Catalog {
+    /// An empty table; conversion goes out this way.
+    pub fn new(outgoing: Outgoing) -> Self {
+        Self {
+            table: ArcSwap::default(),
+            replaced: watch::Sender::default(),
+            webhooks: Arc::new(Webhooks::new(outgoing)),
+        }
+    }
+
+    /// What converts between versions.
+    pub fn webhooks(&self) -> &Shared {
+        &self.webhooks
+    }
+
     /// The table of this moment.
     pub fn load(&self) -> Arc<Table> {
         self.table.load_full()
+    }
+
+    /// The kind, as soon as it is in force.
+    pub async fn wait(&self, group: &str, version: &str, resource: &str) -> Arc<Kind> {
+        let mut replaced = self.replaced.subscribe();
+        loop {
+            replaced.mark_unchanged();
+            if let Some(kind) = self.find(group, version, resource) {
+                return kind;
+            }
+            if replaced.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// A served custom kind by group, version and plural.
@@ -60,5 +92,6 @@ impl Catalog {
     /// Puts another table in force.
     pub fn replace(&self, table: Table) {
         self.table.store(Arc::new(table));
+        self.replaced.send_replace(());
     }
 }

@@ -4,3 +4,15 @@
 //! objects are stored, and their removal. It never serves a request: that is the registry's.
 
 pub mod catalog;
+pub mod convert;
+pub mod custom;
+pub mod definition;
+pub mod feed;
+pub mod jsonpath;
+pub mod rules;
+pub mod schema;
+pub mod shape;
+pub mod status;
+pub mod validation;
+
+pub mod value;

@@ -439,6 +439,7 @@ fn expected(group: &str, version: &str, kind: &'static str) -> Result<Expected<'
         api_version,
         kind,
         message,
+        custom: None,
     })
 }
 

@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use super::body::{Body, BodyError, Response, answer, full, json as json_answer, stream};
 use super::negotiate::{Form, Format};
 use super::render::{self, GZIP_FROM, mark_compressed};
-use crate::registry::table::{self, IncludeObject};
-use crate::registry::{Kind, Page, wire};
+use crate::registry::table::IncludeObject;
+use crate::registry::{Kind, Page, no_protobuf, wire};
 use crate::store::Entry;
 
 /// Bytes made at a time.
@@ -211,7 +211,7 @@ fn json_head(kind: &Kind, form: Form, metadata: &Value) -> Vec<u8> {
             format!(r#"{{"kind":"PartialObjectMetadataList","apiVersion":"{api_version}","metadata":{metadata},"items":["#)
         }
         Form::Table(api_version) => {
-            let columns = table::column_definitions(kind.strategy.columns());
+            let columns = kind.column_definitions();
             format!(r#"{{"kind":"Table","apiVersion":"{api_version}","metadata":{metadata},"columnDefinitions":{columns},"rows":["#)
         }
     }
@@ -220,6 +220,9 @@ fn json_head(kind: &Kind, form: Form, metadata: &Value) -> Vec<u8> {
 
 /// The envelope up to the first item. Its length field covers everything that follows, so the sizes of all items are needed first.
 fn proto_head(kind: &Kind, form: Form, entries: &[Arc<Entry>], metadata: &Value) -> Result<Vec<u8>, Error> {
+    if kind.strategy.custom().is_some() && !matches!(form, Form::Metadata(_)) {
+        return Err(no_protobuf());
+    }
     let (api_version, list_kind) = match form {
         Form::Metadata(api_version) => (api_version.to_owned(), "PartialObjectMetadataList".to_owned()),
         _ => (kind.api_version(), kind.info.list_kind.to_string()),
@@ -251,7 +254,10 @@ fn proto_head(kind: &Kind, form: Form, entries: &[Arc<Entry>], metadata: &Value)
 
 fn proto_item(kind: &Kind, form: Form, entry: &Entry) -> Result<Bytes, Error> {
     if !matches!(form, Form::Metadata(_)) {
-        return kind.proto(entry);
+        return match kind.strategy.custom() {
+            Some(_) => Err(no_protobuf()),
+            None => kind.proto(entry),
+        };
     }
     let mut message = Vec::new();
     wire::put_bytes(

@@ -81,7 +81,7 @@ pub fn written(
 fn encoded(kind: &Kind, entry: &Entry, format: Format, include: IncludeObject) -> Result<Bytes, Error> {
     let text = match format.form {
         Form::Object if format.encoding == Encoding::Protobuf => {
-            return Ok(codec::wrap(&kind.api_version(), &kind.info.kind, &kind.proto(entry)?).into());
+            return kind.envelope(entry).map(Bytes::from);
         }
         Form::Metadata(api_version) if format.encoding == Encoding::Protobuf => {
             return metadata(entry, api_version, format.encoding);
@@ -92,7 +92,7 @@ fn encoded(kind: &Kind, entry: &Entry, format: Format, include: IncludeObject) -
             let row = row(kind, entry, include, api_version, Timestamp::now())?;
             let table = json!({
                 "kind": "Table", "apiVersion": api_version, "metadata": {"resourceVersion": entry.revision.to_string()},
-                "columnDefinitions": table::column_definitions(kind.strategy.columns()), "rows": [row],
+                "columnDefinitions": kind.column_definitions(), "rows": [row],
             });
             table.to_string().into()
         }

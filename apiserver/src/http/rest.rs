@@ -88,7 +88,10 @@ pub async fn handle(state: Arc<State>, access: Access, request: Request) -> Resu
         format,
         body,
     };
-    call.run(&state).await
+    let custom = call.access.kind.strategy.custom();
+    let warning = custom.and_then(|custom| custom.version().warning.clone());
+    let response = call.run(&state).await?;
+    Ok(with_warnings(response, warning.as_slice()))
 }
 
 /// The resource offers the verb, at this scope.
@@ -106,6 +109,12 @@ fn check_served(access: &Access) -> Result<(), Error> {
     let nameless = a.name.is_empty() && matches!(a.verb.as_str(), "get" | "update" | "patch" | "delete");
     if nameless || !verbs.contains(&a.verb.as_str()) {
         return Err(no_such_method());
+    }
+    let custom = access.kind.strategy.custom();
+    if a.verb == "create" && custom.is_some_and(|custom| custom.definition.terminating) {
+        let mut error = no_such_method();
+        error.message = "create not allowed while custom resource definition is terminating".into();
+        return Err(error);
     }
     if !resource.namespaced && !a.namespace.is_empty() && resource.resource != "namespaces" {
         return Err(Error::no_such_path());
@@ -418,6 +427,7 @@ impl Call {
                 api_version: &api_version,
                 kind: "DeleteOptions",
                 message,
+                custom: None,
             };
             return Ok(decode::decode(expected, encoding, &self.body, FieldValidation::Ignore)?.0);
         }
@@ -440,6 +450,7 @@ impl Call {
                 api_version: "v1",
                 kind: "DeleteOptions",
                 message,
+                custom: None,
             },
             &value,
         )
@@ -491,6 +502,7 @@ impl Call {
                 api_version: "v1",
                 kind: "Binding",
                 message,
+                custom: None,
             },
             &options,
         )?;
@@ -516,6 +528,7 @@ impl Call {
                 api_version: "policy/v1",
                 kind: "Eviction",
                 message,
+                custom: None,
             },
             &options,
         )?;
@@ -538,6 +551,7 @@ impl Call {
             api_version: "authentication.k8s.io/v1",
             kind: "TokenRequest",
             message,
+            custom: None,
         };
         let (request, _) = self.body_as(expected, &self.write_options("CreateOptions")?)?;
         let token = state.registry.issue_token(&self.access, request).await?;

@@ -17,7 +17,7 @@ use super::body::{BodyError, Response, answer, full, stream};
 use super::metrics::GaugeGuard;
 use super::negotiate::{Form, Format};
 use super::render;
-use crate::registry::table::{self, IncludeObject};
+use crate::registry::table::IncludeObject;
 use crate::registry::watch::{Event, EventType, Watch, shown};
 use crate::registry::{Kind, wire};
 use crate::store::{Change, Entry, Frame};
@@ -145,7 +145,7 @@ impl Encoder {
     fn shared(&mut self, event: &Event) -> Result<Option<Bytes>, Error> {
         let Event::Shared(change) = event else { return Ok(None) };
         let (Change::Delete { previous }, Form::Object, true) =
-            (&change.change, self.format.form, self.kind.is_storage_version())
+            (&change.change, self.format.form, self.shares_frames())
         else {
             return Ok(None);
         };
@@ -166,11 +166,16 @@ impl Encoder {
         failure.map_or(Ok(Some(bytes)), Err)
     }
 
+    /// All watchers see the same object: it is in the version that is stored.
+    fn shares_frames(&self) -> bool {
+        self.kind.is_storage_version() && self.kind.strategy.custom().is_none()
+    }
+
     fn put(&mut self, kind: EventType, entry: &Entry, out: &mut Vec<u8>) -> Result<(), Error> {
         if self.format.encoding == Encoding::Protobuf {
             let object = match self.format.form {
                 Form::Metadata(api_version) => render::metadata(entry, api_version, Encoding::Protobuf)?,
-                _ => codec::wrap(&self.kind.api_version(), &self.kind.info.kind, &self.kind.proto(entry)?).into(),
+                _ => self.kind.envelope(entry)?.into(),
             };
             proto_frame(kind.text(), &object, out);
             return Ok(());
@@ -192,7 +197,7 @@ impl Encoder {
         table["columnDefinitions"] = if self.headed {
             Value::Null
         } else {
-            table::column_definitions(self.kind.strategy.columns())
+            self.kind.column_definitions()
         };
         self.headed = true;
         table

@@ -1,40 +1,12 @@
-//! Kinds that extend the API: CustomResourceDefinitions, APIServices, webhooks, admission policies, flow control.
+//! Kinds that extend the API: APIServices, webhooks, admission policies, flow control.
 
 use serde_json::{Value, json};
 
 use super::common::condition;
-use super::field::{Errors, Field, default, default_zero, each, ensure, list, number, text};
-use super::rbac::created_row;
+use super::field::{default, default_zero, each, ensure, list, number, text};
 use super::rules::Rules;
 use crate::admission::policy::validation;
 use crate::registry::table::{self, Column};
-
-/// Rules of `customresourcedefinitions.apiextensions.k8s.io`.
-pub static DEFINITION: Rules = Rules {
-    generation: true,
-    default: |object| {
-        let Some(spec) = ensure(object, "spec") else { return };
-        if let Some(conversion) = ensure(spec, "conversion") {
-            default_zero(conversion, "strategy", "None");
-        }
-        if let Some(names) = ensure(spec, "names") {
-            let kind = text(names, "/kind").to_owned();
-            default_zero(names, "singular", kind.to_lowercase());
-            default_zero(names, "listKind", format!("{kind}List"));
-        }
-    },
-    validate: validate_definition,
-    columns: &[
-        Column::NAME,
-        Column {
-            kind: "date",
-            ..Column::text("Created At")
-        },
-    ],
-    row: created_row,
-    unconditional_update: false,
-    ..Rules::NONE
-};
 
 /// Rules of `apiservices.apiregistration.k8s.io`.
 pub static API_SERVICE: Rules = Rules {
@@ -239,40 +211,4 @@ fn policy_row(object: &Value, now: jiff::Timestamp, counted: &str) -> Vec<Value>
         json!(shown),
         table::age(object, now),
     ]
-}
-
-fn validate_definition(root: &Field<'_>, errors: &mut Errors) {
-    let spec = root.get("spec");
-    let (group, names, versions) = (spec.get("group"), spec.get("names"), spec.get("versions"));
-    if group.is_empty() {
-        group.required(errors, "")
-    } else {
-        group.invalid_all(errors, api::names::dns1123_subdomain(group.str()))
-    }
-    spec.get("scope").required_one_of(errors, &["Cluster", "Namespaced"]);
-    for name in ["plural", "kind"] {
-        let field = names.get(name);
-        if field.is_empty() {
-            field.required(errors, "");
-        } else {
-            field.invalid_all(errors, api::names::dns1035_label(&field.str().to_lowercase()));
-        }
-    }
-    let metadata = root.get("metadata");
-    let name = metadata.get("name");
-    let wanted = format!("{}.{}", text(names.value, "/plural"), group.str());
-    if name.str() != wanted {
-        name.invalid(errors, "must be spec.names.plural+\".\"+spec.group");
-    }
-    versions.unique(errors, "name");
-    let stored = versions.items().filter(|v| v.get("storage").bool()).count();
-    if stored != 1 {
-        versions.invalid(errors, "must have exactly one version marked as storage version");
-    }
-    for version in versions.items() {
-        let schema = version.get("schema");
-        if !schema.get("openAPIV3Schema").exists() {
-            schema.get("openAPIV3Schema").required(errors, "schemas are required");
-        }
-    }
 }

@@ -7,6 +7,7 @@ pub mod common;
 pub mod config;
 pub mod cron;
 pub mod cron_job;
+pub mod custom_resource_definition;
 pub mod daemon_set;
 pub mod deployment;
 pub mod endpoints;
@@ -70,7 +71,7 @@ pub static STRATEGIES: &[(&str, &str, &dyn Strategy)] = &[
     (
         "apiextensions.k8s.io",
         "customresourcedefinitions",
-        &extension::DEFINITION,
+        &custom_resource_definition::CustomResourceDefinition,
     ),
     ("apiregistration.k8s.io", "apiservices", &extension::API_SERVICE),
     ("apps", "controllerrevisions", &stateful_set::CONTROLLER_REVISION),

@@ -59,6 +59,11 @@ impl Served<'_> {
 
 impl Versions for Served<'_> {
     fn schema(&self, api_version: &str) -> Option<Schema<'_>> {
+        if let Some(custom) = self.0.strategy.custom() {
+            return custom
+                .version_of(api_version)
+                .map(|version| Schema::Shape(&version.shape));
+        }
         Some(Schema::Message(self.kind(api_version)?.info.message))
     }
 
@@ -66,6 +71,9 @@ impl Versions for Served<'_> {
         let from = object.get("apiVersion").and_then(Value::as_str).unwrap_or("");
         if from == api_version {
             return Some(Cow::Borrowed(object));
+        }
+        if let Some(custom) = self.0.strategy.custom() {
+            return custom.renamed(object, api_version).map(Cow::Owned);
         }
         let stored = convert::to_storage(self.kind(from)?, object.clone());
         Some(Cow::Owned(convert::from_storage(self.kind(api_version)?, stored)))
@@ -225,7 +233,11 @@ fn check_type(config: &Value, api_version: &str, kind: &str) -> Result<(), Error
 /// An apply names no field that the schema does not know, however fields are validated: it could not be said who manages it. As upstream,
 /// that is an error of the server.
 fn declared(access: &Access, expected: Expected<'_>, config: &Value) -> Result<(), Error> {
-    let faults = apply::undeclared(Schema::Message(expected.message), config);
+    let schema = match expected.custom {
+        Some(custom) => Schema::Shape(&custom.version().shape),
+        None => Schema::Message(expected.message),
+    };
+    let faults = apply::undeclared(schema, config);
     let why = match faults.as_slice() {
         [] => return Ok(()),
         [one] => one.clone(),

@@ -37,11 +37,12 @@ impl Kind {
             api_version,
             kind: &self.info.kind,
             message: self.info.message,
+            custom: self.strategy.custom(),
         }
     }
 
     /// The stored form of an object, unstamped.
-    pub(super) fn encode(&self, object: &Value) -> Result<Bytes, Error> {
+    pub(crate) fn encode(&self, object: &Value) -> Result<Bytes, Error> {
         api::codec::value_to_proto(self.message(), object)
             .map(Bytes::from)
             .map_err(|error| Error::bad_request(error.to_string()))
@@ -118,11 +119,12 @@ impl Registry {
         warnings.extend(kind.strategy.warnings(&object, None));
         let entry = self.insert(access, &cx, &request, object, now).await?;
         warnings.extend(request.take_warnings());
-        Ok(Written {
+        let written = Written {
             entry,
             created: true,
             warnings,
-        })
+        };
+        self.shown(kind, written).await
     }
 
     /// The write itself, again as long as an allocator's condition fails.
@@ -139,7 +141,7 @@ impl Registry {
             let mut object = object.clone();
             let Extra { conditions, ops } = kind.strategy.before_create(cx, &mut object).await?;
             let reserved = self.admission.reserve(request, &object, attempt > 0).await?;
-            let value = kind.encode(&object)?;
+            let value = self.stored_form(kind, &object).await?;
             if cx.dry_run {
                 return match self
                     .store

@@ -2,13 +2,15 @@
 
 use api::codec::{self, Encoding};
 use api::schema::Message;
-use api::{Error, resources};
+use api::{Error, FieldError, GroupKind, resources};
 use serde_json::Value;
 
+use super::meta;
 use super::options::FieldValidation;
+use crate::apiextensions::custom::Custom;
 
 /// What a body must be.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Expected<'a> {
     /// `v1`, `apps/v1`.
     pub api_version: &'a str,
@@ -16,6 +18,8 @@ pub struct Expected<'a> {
     pub kind: &'a str,
     /// Its schema.
     pub message: &'static Message,
+    /// Its definition, if it is a custom kind.
+    pub custom: Option<&'a Custom>,
 }
 
 /// Reads one object. It comes back with `apiVersion` and `kind`, without nulls and unknown fields, and with warnings about those.
@@ -29,6 +33,9 @@ pub fn decode(
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), Error> {
     if encoding == Encoding::Protobuf {
+        if expected.custom.is_some() {
+            return Err(Error::unsupported_media_type(&["application/json", "application/yaml"]));
+        }
         let (api_version, kind, raw) = codec::unwrap(body).map_err(|error| unrecognized(expected, error, body))?;
         check_type(expected, api_version, kind)?;
         return Ok((from_message(expected, raw)?, Vec::new()));
@@ -43,6 +50,10 @@ pub fn decode(
             };
             (value, faults)
         }),
+        _ if strict && expected.custom.is_some() => codec::parse_json_strict(body).map(|(value, mut faults)| {
+            faults.extend(unknown_fields(expected, &value));
+            (value, faults)
+        }),
         _ if strict => codec::parse_json_checked(expected.message, body),
         _ => codec::parse_json(body).map(|value| (value, Vec::new())),
     };
@@ -55,7 +66,10 @@ pub fn decode(
         ),
     })?;
     let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or("");
-    check_type(expected, text("apiVersion"), text("kind"))?;
+    match expected.custom {
+        Some(custom) => check_custom_type(expected, custom, &value)?,
+        None => check_type(expected, text("apiVersion"), text("kind"))?,
+    }
     let object = normalize(expected, &value)?;
     if validation == FieldValidation::Strict && !faults.is_empty() {
         return Err(unreadable(expected, strict_error(&faults, encoding == Encoding::Yaml)));
@@ -65,8 +79,43 @@ pub fn decode(
 
 fn yaml_faults(expected: Expected<'_>, body: &[u8], value: &Value) -> Vec<String> {
     let mut faults: Vec<String> = codec::yaml_duplicate(body).into_iter().collect();
-    faults.extend(codec::unknown_fields(expected.message, value));
+    faults.extend(unknown_fields(expected, value));
     faults
+}
+
+/// The fields that the schema does not know: `unknown field "spec.foo"`.
+pub fn unknown_fields(expected: Expected<'_>, value: &Value) -> Vec<String> {
+    let Some(custom) = expected.custom else {
+        return codec::unknown_fields(expected.message, value);
+    };
+    let found = custom.normalize(&mut value.clone()).unwrap_or_default();
+    found
+        .into_iter()
+        .map(|path| format!("unknown field {path:?}"))
+        .collect()
+}
+
+/// Nothing but the body itself tells what it is; what it says has to be right.
+fn check_custom_type(expected: Expected<'_>, custom: &Custom, value: &Value) -> Result<(), Error> {
+    let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or("");
+    for (field, name) in [("kind", "Kind"), ("apiVersion", "apiVersion")] {
+        if text(field).is_empty() {
+            return Err(Error::bad_request(format!("Object '{name}' is missing in '{value}'")));
+        }
+    }
+    if text("apiVersion") != expected.api_version {
+        return Err(Error::bad_request(format!(
+            "the API version in the data ({}) does not match the expected API version ({})",
+            text("apiVersion"),
+            expected.api_version
+        )));
+    }
+    if text("kind") != expected.kind {
+        let fault = FieldError::invalid("kind", text("kind"), format!("must be {}", expected.kind));
+        let kind = GroupKind::new(&*custom.definition.group, &*custom.definition.kind);
+        return Err(Error::invalid(&kind, meta::text(value, "name"), vec![fault]));
+    }
+    Ok(())
 }
 
 /// All faults in one text; those of a YAML reader stand in lines of their own.
@@ -92,6 +141,11 @@ pub fn normalize(expected: Expected<'_>, value: &Value) -> Result<Value, Error> 
 /// # Errors
 /// What does not fit the schema.
 pub fn normalized(expected: Expected<'_>, value: &Value) -> Result<Value, codec::Error> {
+    if let Some(custom) = expected.custom {
+        let mut object = value.clone();
+        custom.normalize(&mut object)?;
+        return Ok(object);
+    }
     let message = codec::value_to_proto(expected.message, value)?;
     typed(expected, &message)
 }
@@ -101,6 +155,9 @@ pub fn normalized(expected: Expected<'_>, value: &Value) -> Result<Value, codec:
 /// # Errors
 /// 400 for bytes that are not the message.
 pub fn from_message(expected: Expected<'_>, message: &[u8]) -> Result<Value, Error> {
+    if let Some(custom) = expected.custom {
+        return custom.value(message);
+    }
     typed(expected, message).map_err(|error| unreadable(expected, error))
 }
 
@@ -202,6 +259,7 @@ mod tests {
             api_version: "v1",
             kind: "ConfigMap",
             message,
+            custom: None,
         };
         decode(expected, encoding, body.as_bytes(), validation).map_err(|error| error.message)
     }

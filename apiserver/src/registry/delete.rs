@@ -119,7 +119,9 @@ impl Registry {
     /// # Errors
     /// 404, 409 for a precondition, 403 from admission.
     pub async fn delete(&self, access: &Access, options: &DeleteOptions) -> Result<Removed, Error> {
-        self.remove(access, options, false).await
+        let mut removed = self.remove(access, options, false).await?;
+        removed.entry = self.present_one(&access.kind, removed.entry).await?;
+        Ok(removed)
     }
 
     /// The same; `admitted` when admission has agreed to what led here, and is not asked about the deletion itself.
@@ -143,7 +145,7 @@ impl Registry {
             let Some(entry) = current else {
                 return Err(access.not_found());
             };
-            let object = kind.stored_value(&entry)?;
+            let object = kind.stored_value(&*self.present_one(kind, entry.clone()).await?)?;
             check_preconditions(access, options, &object)?;
             let request = access.admission(Operation::Delete, Some(&object), Options::Delete(options));
             if !admitted {
@@ -171,7 +173,7 @@ impl Registry {
                     true,
                 ),
                 Plan::Mark(new) => {
-                    let value = kind.encode(&new)?;
+                    let value = self.stored_form(kind, &new).await?;
                     if options.dry_run {
                         return Ok(Removed {
                             entry: imagined(key, value, Some(&entry)),

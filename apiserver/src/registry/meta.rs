@@ -155,17 +155,17 @@ pub fn deduplicate_owners(object: &mut Value) -> Option<String> {
 }
 
 /// Counts the generation if anything but metadata and status differs.
-pub fn count_generation(new: &mut Value, old: &Value) {
-    if has_other_desires(new, old) || has_other_desires(old, new) {
+pub fn count_generation(new: &mut Value, old: &Value, is_desired: &dyn Fn(&str) -> bool) {
+    if has_other_desires(new, old, is_desired) || has_other_desires(old, new, is_desired) {
         let next = generation(old) + 1;
         of(new).insert("generation".into(), next.into());
     }
 }
 
-/// True if a field of `one` besides metadata and status is different or missing in `other`.
-fn has_other_desires(one: &Value, other: &Value) -> bool {
+/// True if such a field of `one` is different or missing in `other`.
+fn has_other_desires(one: &Value, other: &Value, is_desired: &dyn Fn(&str) -> bool) -> bool {
     let mut fields = one.as_object().into_iter().flatten();
-    fields.any(|(field, value)| field != "metadata" && field != "status" && other.get(field) != Some(value))
+    fields.any(|(field, value)| is_desired(field) && other.get(field) != Some(value))
 }
 
 /// Faults of a new object's metadata.
@@ -370,10 +370,11 @@ mod tests {
         let old = json!({"metadata": {"generation": 3}, "spec": {"a": 1}, "status": {}});
         let mut new =
             json!({"metadata": {"generation": 3, "labels": {"x": "y"}}, "spec": {"a": 1}, "status": {"b": 1}});
-        count_generation(&mut new, &old);
+        let is_desired = |field: &str| field != "metadata" && field != "status";
+        count_generation(&mut new, &old, &is_desired);
         assert_eq!(generation(&new), 3);
         new["spec"]["a"] = 2.into();
-        count_generation(&mut new, &old);
+        count_generation(&mut new, &old, &is_desired);
         assert_eq!(generation(&new), 4);
     }
 

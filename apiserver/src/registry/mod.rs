@@ -16,6 +16,7 @@ pub mod access;
 pub mod apply;
 pub(crate) mod convert;
 mod create;
+mod custom;
 pub mod decode;
 mod delete;
 pub mod meta;
@@ -169,9 +170,11 @@ impl Registry {
     /// 403 with the authorizer's reason; 404 for a resource that is not served, after the authorizer agreed.
     pub async fn authorize(&self, user: Arc<UserInfo>, attributes: Attributes) -> Result<Access, Error> {
         self.permit(&user, &attributes).await?;
-        let kind = self
-            .find(&attributes.group, &attributes.version, &attributes.resource)
-            .ok_or_else(Error::no_such_path)?;
+        let found = self.find(&attributes.group, &attributes.version, &attributes.resource);
+        let kind = match found {
+            Some(kind) => kind,
+            None => self.find_late(&attributes).await.ok_or_else(Error::no_such_path)?,
+        };
         if !attributes.subresource.is_empty()
             && !kind.info.subresources.iter().any(|s| s.name == attributes.subresource)
         {
@@ -322,6 +325,13 @@ pub struct Kind {
     pub prefix: String,
 }
 
+/// 406 for custom objects in protobuf.
+pub fn no_protobuf() -> Error {
+    let mut error = Error::not_acceptable(&[]);
+    error.message = "object *unstructured.Unstructured does not implement the protobuf marshalling interface and cannot be encoded to a protobuf message".into();
+    error
+}
+
 /// Where a kind's rules come from.
 pub enum Rules {
     /// The table in `kinds`.
@@ -377,6 +387,9 @@ impl Kind {
     /// # Errors
     /// When the stored bytes are not the kind's message.
     pub fn json(&self, entry: &Entry) -> Result<Bytes, Error> {
+        if let Some(custom) = self.strategy.custom() {
+            return custom.text(&entry.value);
+        }
         let json = self.json_once(entry)?;
         Ok(if self.is_storage_version() {
             // It stays as long as the entry, so without the spare room.
@@ -391,6 +404,9 @@ impl Kind {
     /// # Errors
     /// When the stored bytes are not the kind's message.
     pub fn json_once(&self, entry: &Entry) -> Result<Bytes, Error> {
+        if let Some(custom) = self.strategy.custom() {
+            return custom.text(&entry.value);
+        }
         if !self.is_storage_version() {
             let value = convert::from_storage(self, self.stored_value(entry)?);
             return serde_json::to_vec(&value).map(Bytes::from).map_err(Error::internal);
@@ -446,12 +462,38 @@ impl Kind {
     }
 
     fn decode_stored(&self, message: &[u8]) -> Result<Value, Error> {
+        if let Some(custom) = self.strategy.custom() {
+            return custom.value(message);
+        }
         let mut value = api::codec::proto_to_value(self.message(), message).map_err(Error::internal)?;
         if let Some(map) = value.as_object_mut() {
             map.insert("apiVersion".into(), self.storage_api_version().into());
             map.insert("kind".into(), (*self.storage.kind).into());
         }
         Ok(value)
+    }
+
+    /// The object as a whole in protobuf, for clients that want it so.
+    ///
+    /// # Errors
+    /// 406 for custom objects, which have no protobuf; when the stored bytes are not the kind's message.
+    pub fn envelope(&self, entry: &Entry) -> Result<Vec<u8>, Error> {
+        if self.strategy.custom().is_some() {
+            return Err(no_protobuf());
+        }
+        Ok(api::codec::wrap(
+            &self.api_version(),
+            &self.info.kind,
+            &self.proto(entry)?,
+        ))
+    }
+
+    /// The `columnDefinitions` of its tables.
+    pub fn column_definitions(&self) -> Value {
+        match self.strategy.custom() {
+            Some(custom) => custom.columns(),
+            None => table::column_definitions(self.strategy.columns()),
+        }
     }
 
     /// The resource as error messages name it.

@@ -1,7 +1,6 @@
 //! Patches: JSON patch, JSON merge patch, strategic merge patch.
 
 use api::codec;
-use api::schema::Message;
 use api::{Error, FieldError, GroupKind};
 use serde_json::Value;
 
@@ -10,6 +9,13 @@ use super::decode::{self, Expected};
 use super::options::{FieldValidation, WriteOptions};
 use super::update::Rules;
 use super::{Access, Registry, convert, meta};
+
+/// The content types of patches of custom objects: without a schema in Go there is no strategic merge.
+pub const CUSTOM_PATCHES: &[&str] = &[
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/apply-patch+yaml",
+];
 
 /// How a patch is to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +69,7 @@ impl Patch {
     ///
     /// # Errors
     /// 400 or 422 when the patch does not fit.
-    pub fn apply(&self, message: &'static Message, object: &Value) -> Result<Value, Error> {
+    pub fn apply(&self, expected: Expected<'_>, object: &Value) -> Result<Value, Error> {
         match &self.form {
             Form::Json => api::patch::json_patch(object, &self.text).map_err(refused),
             Form::Merge(patch) => {
@@ -71,7 +77,8 @@ impl Patch {
                 api::patch::merge_patch(&mut patched, patch);
                 Ok(patched)
             }
-            Form::Strategic(patch) => api::patch::strategic_merge(message, object, patch).map_err(refused),
+            Form::Strategic(_) if expected.custom.is_some() => Err(Error::unsupported_media_type(CUSTOM_PATCHES)),
+            Form::Strategic(patch) => api::patch::strategic_merge(expected.message, object, patch).map_err(refused),
         }
     }
 
@@ -85,7 +92,7 @@ impl Patch {
         object: &Value,
         validation: FieldValidation,
     ) -> Result<(Value, Vec<String>), Error> {
-        let patched = self.apply(expected.message, object)?;
+        let patched = self.apply(expected, object)?;
         let blame = |why: String| {
             let shown = match &self.form {
                 Form::Strategic(patch) => go_text(patch),
@@ -99,7 +106,7 @@ impl Patch {
             return Ok((normal, Vec::new()));
         }
         let mut faults = self.faults.clone();
-        faults.extend(codec::unknown_fields(expected.message, &patched));
+        faults.extend(decode::unknown_fields(expected, &patched));
         if validation == FieldValidation::Strict && !faults.is_empty() {
             return Err(blame(decode::strict_error(&faults, false)));
         }

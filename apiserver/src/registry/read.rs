@@ -50,11 +50,9 @@ impl Registry {
             Some(0) => ReadAt::Any,
             Some(revision) => ReadAt::AtLeast(revision),
         };
-        self.store
-            .get(&access.key(), at)
-            .await
-            .map_err(store_error)?
-            .ok_or_else(|| access.not_found())
+        let entry = self.store.get(&access.key(), at).await.map_err(store_error)?;
+        let entry = entry.ok_or_else(|| access.not_found())?;
+        self.present_one(&access.kind, entry).await
     }
 
     /// A collection, or a page of it.
@@ -99,7 +97,7 @@ impl Registry {
             query_at = ReadAt::Exact(answer.revision);
             let total = answer.entries.len();
             let mut taken = 0;
-            for entry in answer.entries {
+            for entry in self.present(&access.kind, answer.entries).await? {
                 if wanted > 0 && page.entries.len() == wanted {
                     break;
                 }

@@ -21,6 +21,7 @@ pub fn expected() -> Result<Expected<'static>, Error> {
         api_version: "autoscaling/v1",
         kind: "Scale",
         message,
+        custom: None,
     })
 }
 
@@ -42,7 +43,11 @@ pub fn view(kind: &Kind, object: &Value) -> Value {
     if replicas != 0 {
         view["spec"]["replicas"] = replicas.into();
     }
-    let selector = object.pointer(paths.selector).map(selector_text).unwrap_or_default();
+    let selector = paths
+        .selector
+        .and_then(|path| object.pointer(path))
+        .map(selector_text)
+        .unwrap_or_default();
     if !selector.is_empty() {
         view["status"]["selector"] = selector.into();
     }
@@ -51,6 +56,9 @@ pub fn view(kind: &Kind, object: &Value) -> Value {
 
 /// A label selector object, or a plain map of labels, as text.
 fn selector_text(selector: &Value) -> String {
+    if let Value::String(text) = selector {
+        return text.clone();
+    }
     let is_selector = selector.get("matchLabels").is_some_and(Value::is_object)
         || selector.get("matchExpressions").is_some_and(Value::is_array);
     let typed = if is_selector {

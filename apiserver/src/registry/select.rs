@@ -67,7 +67,7 @@ impl Filter {
             }
             _ => stored_field(&self.kind.info, field),
         };
-        if !self.kind.strategy.selectable_fields().contains(&path) {
+        if !self.kind.strategy.selects(path) {
             return Err(Error::bad_request(unknown_field(&self.kind.info, field)));
         }
         Ok(Path::resolve(self.kind.message(), path).map_or_else(|| Source::Strategy(path.to_owned()), Source::Path))
@@ -106,7 +106,8 @@ impl Filter {
     }
 
     fn computed(&self, field: &str, object: &[u8]) -> String {
-        api::codec::proto_to_value(self.kind.message(), object)
+        self.kind
+            .decode_stored(object)
             .ok()
             .and_then(|value| self.kind.strategy.field(&value, field))
             .unwrap_or_default()

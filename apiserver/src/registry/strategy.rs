@@ -14,6 +14,7 @@ use api::resources::ResourceInfo;
 
 use super::access::UserInfo;
 use super::table::{self, Column};
+use crate::apiextensions::custom::Custom;
 use crate::store::{Condition, Op, Store};
 
 /// Where and for whom an object is written.
@@ -44,6 +45,16 @@ pub struct Extra {
 pub trait Strategy: Send + Sync + 'static {
     /// Fills in what the API documents as defaults. Runs on every write and must be idempotent.
     fn default(&self, _object: &mut Value) {}
+
+    /// The rules of a custom kind are a definition's.
+    fn custom(&self) -> Option<&Custom> {
+        None
+    }
+
+    /// Whether a top-level field is part of what `metadata.generation` counts changes of.
+    fn is_desired(&self, field: &str) -> bool {
+        field != "metadata" && field != "status"
+    }
 
     /// True when `metadata.generation` counts changes of the desired state (everything but metadata and status).
     fn generation(&self) -> bool {
@@ -116,6 +127,11 @@ pub trait Strategy: Send + Sync + 'static {
         &[]
     }
 
+    /// Whether a field selector may name the field.
+    fn selects(&self, field: &str) -> bool {
+        self.selectable_fields().contains(&field)
+    }
+
     /// The value of a selectable field that is not simply the text at that path of the object.
     fn field(&self, _object: &Value, _field: &str) -> Option<String> {
         None
@@ -155,7 +171,7 @@ pub trait Strategy: Send + Sync + 'static {
     }
 
     /// Where `scale` finds replicas and selector, for kinds with that subresource.
-    fn scale(&self) -> Scale {
+    fn scale(&self) -> Scale<'_> {
         Scale::default()
     }
 
@@ -177,21 +193,21 @@ pub trait Strategy: Send + Sync + 'static {
 
 /// Which fields `autoscaling/v1 Scale` shows of a kind; JSON pointers.
 #[derive(Debug, Clone, Copy)]
-pub struct Scale {
+pub struct Scale<'a> {
     /// Desired number.
-    pub spec_replicas: &'static str,
+    pub spec_replicas: &'a str,
     /// Observed number.
-    pub status_replicas: &'static str,
-    /// A label selector (an object) or a map of labels.
-    pub selector: &'static str,
+    pub status_replicas: &'a str,
+    /// A label selector (an object), a map of labels, or a selector as text.
+    pub selector: Option<&'a str>,
 }
 
-impl Default for Scale {
+impl Default for Scale<'_> {
     fn default() -> Self {
         Self {
             spec_replicas: "/spec/replicas",
             status_replicas: "/status/replicas",
-            selector: "/spec/selector",
+            selector: Some("/spec/selector"),
         }
     }
 }

@@ -109,7 +109,7 @@ impl Registry {
                 .change_once(access, &entry, change, &rules, options, latest)
                 .await?
             {
-                Step::Done(written) => return Ok(*written),
+                Step::Done(written) => return self.shown(&access.kind, *written).await,
                 Step::Refused(error) if latest => return Err(error),
                 Step::Refused(_) => {
                     current = self.store.get(&key, ReadAt::Latest).await.map_err(store_error)?;
@@ -129,6 +129,12 @@ impl Registry {
         Err(stale(access))
     }
 
+    /// What a write left behind, in the version of the kind.
+    pub(super) async fn shown(&self, kind: &super::Kind, mut written: Written) -> Result<Written, Error> {
+        written.entry = self.present_one(kind, written.entry).await?;
+        Ok(written)
+    }
+
     async fn change_once(
         &self,
         access: &Access,
@@ -140,7 +146,8 @@ impl Registry {
     ) -> Result<Step, Error> {
         let kind = &access.kind;
         let now = Timestamp::now();
-        let old = kind.stored_value(current)?;
+        let shown = self.present_one(kind, current.clone()).await?;
+        let old = kind.stored_value(&shown)?;
         let mut new = match change(&old) {
             Ok(new) => new,
             Err(error) => return Ok(Step::Refused(error)),
@@ -175,7 +182,7 @@ impl Registry {
             }
         }
         if kind.strategy.generation() {
-            meta::count_generation(&mut new, &old);
+            meta::count_generation(&mut new, &old, &|field| kind.strategy.is_desired(field));
         }
         let mut warnings: Vec<String> = duplicates.into_iter().collect();
         if !rules.trusted {
@@ -190,7 +197,7 @@ impl Registry {
             apply::track(access, Some(&old), &mut new, options, now);
         }
         let Extra { conditions, ops } = kind.strategy.before_update(&cx, &mut new, &old).await?;
-        let value = kind.encode(&new)?;
+        let value = self.stored_form(kind, &new).await?;
         // Nothing changed: nothing is written, unless writing keeps the object alive.
         let stamped = api::codec::set_resource_version(&value, current.revision);
         if kind.strategy.ttl().is_none() && stamped == *current.value {

@@ -8,11 +8,15 @@ use std::sync::Arc;
 
 use api::{Error, FieldError};
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 
+use super::custom::present;
 use super::options::{ListOptions, WatchOptions};
 use super::read::{bad_options, parse_revision};
 use super::select::Filter;
 use super::{Access, Kind, Registry, store_error};
+use crate::apiextensions::convert::Shared;
+use crate::apiextensions::definition::Conversion;
 use crate::store::{Change, Entry, Revision, StoreError, WatchEvent, Watcher};
 
 /// What happened to an object, from the watcher's view.
@@ -105,10 +109,14 @@ pub struct Watch {
     bookmarks: bool,
     /// The revision it began after.
     from: Revision,
+    /// For kinds whose objects somebody else converts.
+    webhooks: Option<Shared>,
+    /// Requested when the kind's definition has changed.
+    retired: CancellationToken,
 }
 
 impl Watch {
-    /// The next events, at least one; `None` once the store stops.
+    /// The next events, at least one; `None` once the store stops or the kind is not what it was.
     ///
     /// # Errors
     /// 410 when the watcher was too slow. Nothing comes after an error.
@@ -117,15 +125,38 @@ impl Watch {
             return Some(Ok(self.initial.drain(..).collect()));
         }
         loop {
-            let batch = match self.watcher.next().await? {
+            let batch = tokio::select! {
+                // What has happened before the kind changed is told first.
+                biased;
+                batch = self.watcher.next() => batch?,
+                () = self.retired.cancelled() => return None,
+            };
+            let batch = match batch {
                 Ok(batch) => batch,
                 Err(error) => return Some(Err(watch_error(error, self.from))),
             };
             let events: Vec<Event> = batch.into_iter().filter_map(|event| self.view(event)).collect();
             if !events.is_empty() {
-                return Some(Ok(events));
+                return Some(self.present(events).await);
             }
         }
+    }
+
+    /// The events with their objects in the version of the kind.
+    async fn present(&self, events: Vec<Event>) -> Result<Vec<Event>, Error> {
+        let Some(webhooks) = &self.webhooks else {
+            return Ok(events);
+        };
+        let mut presented = Vec::with_capacity(events.len());
+        for event in events {
+            let Some((kind, entry, revision)) = event.parts() else {
+                presented.push(event);
+                continue;
+            };
+            let shown = present(webhooks, &self.kind, vec![entry.clone()]).await?;
+            presented.extend(shown.into_iter().map(|entry| Event::Own { kind, entry, revision }));
+        }
+        Ok(presented)
     }
 
     /// A bookmark for now, if the caller wants any.
@@ -213,6 +244,7 @@ impl Registry {
                 page.revision
             }
         };
+        let custom = access.kind.strategy.custom();
         let watcher = self
             .store
             .watch(&filter.prefix(access), revision)
@@ -224,6 +256,10 @@ impl Registry {
             filter,
             bookmarks: options.allow_bookmarks,
             from: revision,
+            webhooks: custom
+                .filter(|custom| custom.definition.conversion != Conversion::None)
+                .map(|_| self.catalog.webhooks().clone()),
+            retired: custom.map_or_else(CancellationToken::new, |custom| custom.definition.retired.clone()),
         })
     }
 }

@@ -3,6 +3,7 @@
 mod apply;
 mod audit;
 mod authn;
+mod custom;
 mod discovery;
 mod http;
 mod policies;

@@ -112,6 +112,7 @@ impl Form {
                 api_version: &api_version,
                 kind,
                 message,
+                custom: None,
             };
             decode::normalize(expected, changed)
         };
@@ -121,11 +122,7 @@ impl Form {
         };
         match self.shape() {
             Shape::Whole => {
-                let normal = match self.kind.info.is_custom() {
-                    // Its own rules check it.
-                    true => changed.clone(),
-                    false => normalize(self.kind.info.message)?,
-                };
+                let normal = decode::normalize(self.kind.expected(&api_version), changed)?;
                 let mut new = convert::to_storage(&self.kind, normal);
                 keep_system_fields(&mut new, object);
                 self.kind.strategy.default(&mut new);
