@@ -17,6 +17,7 @@ pub mod grpc;
 pub mod http;
 pub mod kinds;
 pub mod outgoing;
+pub mod proxy;
 pub mod registry;
 pub mod store;
 mod streams;
@@ -50,6 +51,7 @@ use encryption::config::Source;
 use http::metrics::Metrics;
 use http::stack::{serve, stack};
 use outgoing::Outgoing;
+use outgoing::tls::Roots;
 use registry::Registry;
 use store::raft::{Connect, Member, RaftConfig, RaftStore, tls_channels};
 use store::{MemoryStore, Stamp, Store};
@@ -129,6 +131,8 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
         grpc: routes.prepare(),
         shutdown: shutdown.clone(),
         address: config.advertise.to_string(),
+        proxied: outgoing.direct(outgoing::tls::config(&Roots::Unchecked, None)?),
+        outgoing,
         nodes: http::logs::Nodes::new(connect),
         tokens,
     });

@@ -79,7 +79,7 @@ pub async fn locate(state: &State, access: &Access) -> Result<Located, Error> {
 }
 
 /// `host:port` of a node's kubelet.
-pub(super) async fn node_address(registry: &Registry, name: &str) -> Result<String, Error> {
+pub async fn node_address(registry: &Registry, name: &str) -> Result<String, Error> {
     let nodes = find("", "v1", "nodes").ok_or_else(Error::no_such_path)?;
     let entry = registry
         .store()

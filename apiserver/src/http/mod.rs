@@ -18,7 +18,6 @@ mod list;
 pub mod logs;
 pub mod metrics;
 pub mod negotiate;
-mod node_proxy;
 mod openapi;
 pub mod paths;
 pub mod query;
@@ -33,6 +32,7 @@ mod watch;
 use crate::audit::Auditor;
 use crate::authn::service_account::Tokens;
 use crate::discovery::openapi::Documents;
+use crate::outgoing::{Caller, Outgoing};
 use crate::registry::Registry;
 use crate::registry::access::Authenticator;
 
@@ -58,6 +58,10 @@ pub struct State {
     pub shutdown: Shutdown,
     /// `address:port` under which clients find this server.
     pub address: String,
+    /// The way out to services.
+    pub outgoing: Outgoing,
+    /// Calls what proxies lead to: pods, endpoints of services, other ports of nodes.
+    pub proxied: Caller,
     /// Connections to kubelets.
     pub nodes: logs::Nodes,
     /// For the documents that verifiers of service-account tokens read.

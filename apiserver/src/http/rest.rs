@@ -13,9 +13,10 @@ use super::negotiate::{self, Format};
 use super::query::Query;
 use super::request_info::RequestInfo;
 use super::router::info;
-use super::{State, list, logs, node_proxy, render, watch};
+use super::{State, list, logs, render, watch};
 use crate::audit::{self, policy::Level};
 use crate::discovery::returns_deleted;
+use crate::proxy::targets;
 use crate::registry::decode::{self, Expected};
 use crate::registry::options::{self, DeleteOptions, FieldValidation, ListOptions, WatchOptions, WriteOptions};
 use crate::registry::patch::{Patch, PatchType};
@@ -60,7 +61,7 @@ pub async fn handle(state: Arc<State>, access: Access, request: Request) -> Resu
         return logs::logs(&state, &access, &info).await;
     }
     if access.attributes.subresource == "proxy" {
-        return node_proxy::handle(&state, &access, &info, &request).await;
+        return targets::handle(state, access, info, request).await;
     }
     if streams::serves(&access.attributes.subresource) {
         return streams::handle(state, access, info, request).await;

@@ -157,6 +157,16 @@ impl CallError {
         }
     }
 
+    /// What went wrong, without saying again what was asked.
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Connect { source, .. } => source.to_string(),
+            Self::Broken { why, .. } => why.clone(),
+            Self::Timeout { .. } => "context deadline exceeded".to_owned(),
+            other => other.to_string(),
+        }
+    }
+
     /// True when the target took too long.
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::Timeout { .. } | Self::Status { code: 504, .. })

@@ -32,7 +32,7 @@ use crate::http::body::{Body, full};
 use crate::store::Store;
 use connect::{Connector, Route};
 pub use error::{CallError, TargetError};
-pub use resolve::{Resolver, host_port};
+pub use resolve::{ResolveError, Resolver, host_port};
 use tls::{Identity, Roots};
 
 /// How many idle connections of a caller are kept for each address.

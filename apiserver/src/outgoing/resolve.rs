@@ -104,7 +104,7 @@ impl Resolver {
         Err(ResolveError::NoEndpoints(wanted.name.clone()))
     }
 
-    /// The same for a proxy, whose port may be a name, a number or empty (the only port there is).
+    /// The same for a proxy, whose port may be a name, a number or empty (the port without a name).
     ///
     /// # Errors
     /// As [`Resolver::service`].
@@ -119,14 +119,14 @@ impl Resolver {
             Ok(number) => Wanted::Number(number),
             Err(_) => Wanted::Name(port),
         };
-        let no_port = || ResolveError::NoPort {
-            name: name.to_owned(),
-            port: format!("{port:?}"),
+        let no_port = || match wanted {
+            Wanted::Number(_) => ResolveError::NoPort {
+                name: name.to_owned(),
+                port: port.to_owned(),
+            },
+            Wanted::Name(_) => ResolveError::NoEndpoints(name.to_owned()),
         };
-        let port_name = match list(&service, "/spec/ports") {
-            [only] if port.is_empty() => text(only, "/name").to_owned(),
-            _ => service_port(&service, wanted).ok_or_else(no_port)?,
-        };
+        let port_name = service_port(&service, wanted).ok_or_else(no_port)?;
         let ready = self.ready(namespace, name, &port_name).await?;
         if ready.is_empty() {
             return Err(ResolveError::NoEndpoints(name.to_owned()));
