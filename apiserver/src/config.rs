@@ -15,6 +15,7 @@ use security::{AuditSettings, EncryptionSettings};
 use serde::Deserialize;
 
 use crate::admission::config::AdmissionConfig;
+use crate::aggregation::config::{AggregationConfig, AggregationSettings};
 use crate::audit::config::AuditConfig;
 
 /// `apiVersion` of the file.
@@ -102,6 +103,9 @@ pub struct Settings {
     /// Encryption at rest.
     #[command(flatten)]
     pub encryption: EncryptionSettings,
+    /// Extension API servers and front proxies.
+    #[command(flatten)]
+    pub aggregation: AggregationSettings,
     /// Folder of the store [default: /var/lib/kube-apiserver].
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -177,6 +181,8 @@ pub struct Config {
     pub encryption: EncryptionSettings,
     /// What is recorded, and where.
     pub audit: AuditConfig,
+    /// Extension API servers and front proxies.
+    pub aggregation: AggregationConfig,
     /// Where objects are kept.
     pub storage: Storage,
     /// How long connections may take to finish when the server stops.
@@ -265,6 +271,7 @@ impl Config {
                 s.admission_control_config_file.as_deref(),
             )?,
             audit: AuditConfig::new(&s.audit)?,
+            aggregation: AggregationConfig::new(&s.aggregation)?,
             storage: Storage::Raft {
                 data_dir: s.data_dir.unwrap_or_else(|| "/var/lib/kube-apiserver".into()),
                 this,
@@ -302,6 +309,7 @@ impl Settings {
                 .or(file.admission_control_config_file),
             audit: self.audit.over(file.audit),
             encryption: self.encryption.over(file.encryption),
+            aggregation: self.aggregation.over(file.aggregation),
             data_dir: self.data_dir.or(file.data_dir),
             raft_id: self.raft_id.or(file.raft_id),
             raft_name: self.raft_name.or(file.raft_name),

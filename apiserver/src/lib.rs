@@ -3,6 +3,7 @@
 //! [`run`] is the entry: it opens the store, puts authentication, authorization, admission and the registry in front of it, and serves.
 
 pub mod admission;
+pub mod aggregation;
 pub mod allocators;
 mod answers;
 pub mod apiextensions;
@@ -38,6 +39,7 @@ use tonic::service::Routes;
 
 use admission::webhook::Webhooks;
 use admission::{Chain, Context as AdmissionContext};
+use aggregation::Aggregator;
 use answers::Answers;
 use apiextensions::catalog::Catalog;
 use authn::Authenticators;
@@ -120,6 +122,7 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
         routes = routes.add_service(raft.service());
     }
     let started = Arc::new(AtomicBool::new(false));
+    let aggregator = Arc::new(Aggregator::new(config.aggregation.clone(), outgoing.clone())?);
     let state = Arc::new(http::State {
         registry: registry.clone(),
         authenticator: Arc::new(Authenticators::new(tls.clone(), tokens.clone(), static_tokens.clone())),
@@ -133,6 +136,7 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
         address: config.advertise.to_string(),
         proxied: outgoing.direct(outgoing::tls::config(&Roots::Unchecked, None)?),
         outgoing,
+        aggregator,
         nodes: http::logs::Nodes::new(connect),
         tokens,
     });
@@ -207,6 +211,12 @@ async fn start(
         config.clone(),
         shutdown.child(),
     ));
+    tokio::spawn(
+        state
+            .aggregator
+            .clone()
+            .keep(registry.clone(), config.serving.ca.clone(), shutdown.clone()),
+    );
     tokio::spawn(count_objects(state.clone(), shutdown.clone()));
 }
 

@@ -29,6 +29,7 @@ pub mod stack;
 mod timeout;
 mod watch;
 
+use crate::aggregation::Aggregator;
 use crate::audit::Auditor;
 use crate::authn::service_account::Tokens;
 use crate::discovery::openapi::Documents;
@@ -62,6 +63,8 @@ pub struct State {
     pub outgoing: Outgoing,
     /// Calls what proxies lead to: pods, endpoints of services, other ports of nodes.
     pub proxied: Caller,
+    /// Extension API servers.
+    pub aggregator: Arc<Aggregator>,
     /// Connections to kubelets.
     pub nodes: logs::Nodes,
     /// For the documents that verifiers of service-account tokens read.

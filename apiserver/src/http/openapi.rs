@@ -12,6 +12,7 @@ use super::State;
 use super::body::{Request, Response, answer, full, json};
 use super::negotiate::accepts_gzip;
 use super::router::info;
+use crate::aggregation::discovery as extensions;
 use crate::discovery::openapi::{Document, Encoding};
 
 const V2_JSON: &str = "application/json";
@@ -43,7 +44,8 @@ pub async fn swagger(state: &Arc<State>, request: &Request) -> Result<Response, 
 /// # Errors
 /// 500 when the documents cannot be made.
 pub async fn index(state: &Arc<State>) -> Result<Response, Error> {
-    let index = make(state, |state| state.documents.index(&state.registry.kinds())).await?;
+    let mut index = make(state, |state| state.documents.index(&state.registry.kinds())).await?;
+    extensions::add_openapi(&state.aggregator.table(), &mut index);
     Ok(json(StatusCode::OK, &index))
 }
 

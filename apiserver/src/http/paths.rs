@@ -12,6 +12,7 @@ use super::body::{Request, Response, TEXT, answer, full, json as json_answer};
 use super::negotiate::{Format, PROTOBUF, is_served};
 use super::router::info;
 use super::{State, openapi, render};
+use crate::aggregation::discovery as extensions;
 use crate::discovery::{self, Aggregated};
 
 /// Answers a path.
@@ -35,7 +36,11 @@ pub async fn handle(state: &Arc<State>, request: &Request) -> Result<Response, E
     let found = |value: Value| Ok(json_answer(StatusCode::OK, &value));
     let kinds = || state.registry.kinds();
     match parts.as_slice() {
-        [""] => found(json!({"paths": discovery::root_paths(&kinds(), &state.health)})),
+        [""] => {
+            let mut paths = discovery::root_paths(&kinds(), &state.health);
+            extensions::add_paths(&state.aggregator.table(), &mut paths);
+            found(json!({"paths": paths}))
+        }
         ["metrics"] => Ok(answer(
             StatusCode::OK,
             HeaderValue::from_static(CONTENT_TYPE),
@@ -44,7 +49,10 @@ pub async fn handle(state: &Arc<State>, request: &Request) -> Result<Response, E
         ["version"] => found(discovery::version()),
         ["api" | "apis"] => groups(state, headers, parts[0] == "api"),
         ["api", version] => listed(headers, discovery::resources(&kinds(), "", version)),
-        ["apis", group] => listed(headers, discovery::group(&kinds(), group)),
+        ["apis", group] => {
+            let own = discovery::group(&kinds(), group);
+            listed(headers, extensions::group(&state.aggregator.table(), group, own))
+        }
         ["apis", group, version] => listed(headers, discovery::resources(&kinds(), group, version)),
         [".well-known", "openid-configuration"] => found(state.tokens.discovery_document()),
         ["openid", "v1", "jwks"] => found(state.tokens.key_set()),
@@ -81,7 +89,11 @@ fn groups(state: &State, headers: &HeaderMap, core: bool) -> Result<Response, Er
         .filter_map(|value| value.to_str().ok());
     for clause in accept.flat_map(|value| value.split(',')).map(str::trim) {
         if let Some((form, protobuf)) = Aggregated::parse(clause) {
-            return aggregated(headers, &discovery::aggregated(&kinds, core, form), form, protobuf);
+            let mut list = discovery::aggregated(&kinds, core, form);
+            if !core {
+                extensions::add_aggregated(&state.aggregator.table(), &mut list);
+            }
+            return aggregated(headers, &list, form, protobuf);
         }
         if is_served(clause) {
             break;
@@ -89,7 +101,11 @@ fn groups(state: &State, headers: &HeaderMap, core: bool) -> Result<Response, Er
     }
     let mut response = match core {
         true => listed(headers, Some(discovery::core_versions(&state.address))),
-        false => listed(headers, Some(discovery::groups(&kinds))),
+        false => {
+            let mut groups = discovery::groups(&kinds);
+            extensions::add_groups(&state.aggregator.table(), &mut groups);
+            listed(headers, Some(groups))
+        }
     }?;
     response
         .headers_mut()

@@ -10,6 +10,7 @@ use tower::Service;
 use super::body::{BodyError, Request, Response};
 use super::request_info::RequestInfo;
 use super::{State, paths, rest};
+use crate::aggregation;
 use crate::registry::Access;
 use crate::registry::access::UserInfo;
 
@@ -48,6 +49,9 @@ pub async fn route(state: Arc<State>, mut request: Request) -> Result<Response, 
     }
     match request.extensions_mut().remove::<Access>() {
         Some(access) => rest::handle(state, access, request).await,
-        None => paths::handle(&state, &request).await,
+        None => match state.aggregator.behind(request.uri().path()) {
+            Some(remote) => Ok(aggregation::serve(&state, &remote, request).await),
+            None => paths::handle(&state, &request).await,
+        },
     }
 }

@@ -1,4 +1,4 @@
-//! Kinds that extend the API: APIServices, webhooks, admission policies, flow control.
+//! Kinds that extend the API: admission policies, flow control.
 
 use serde_json::{Value, json};
 
@@ -7,37 +7,6 @@ use super::field::{default, default_zero, each, ensure, list, number, text};
 use super::rules::Rules;
 use crate::admission::policy::validation;
 use crate::registry::table::{self, Column};
-
-/// Rules of `apiservices.apiregistration.k8s.io`.
-pub static API_SERVICE: Rules = Rules {
-    columns: &[
-        Column::NAME,
-        Column::text("Service"),
-        Column::text("Available"),
-        Column::AGE,
-    ],
-    row: |object, now| {
-        let service = object.pointer("/spec/service").filter(|s| s.is_object());
-        let shown = service.map_or_else(
-            || "Local".to_owned(),
-            |s| format!("{}/{}", text(s, "/namespace"), text(s, "/name")),
-        );
-        let available = condition(object, "Available").map_or("Unknown".to_owned(), |c| {
-            match (text(c, "/status"), text(c, "/reason")) {
-                ("True", _) => "True".to_owned(),
-                (status, reason) => format!("{status} ({reason})"),
-            }
-        });
-        vec![
-            table::name(object),
-            json!(shown),
-            json!(available),
-            table::age(object, now),
-        ]
-    },
-    unconditional_update: false,
-    ..Rules::NONE
-};
 
 /// Rules of `validatingadmissionpolicies` and, with their own count, `mutatingadmissionpolicies`.
 pub static VALIDATING_POLICY: Rules = Rules {

@@ -1,5 +1,6 @@
 //! The rules of the kinds that have some of their own: one file a kind (or family), one line each in [`STRATEGIES`].
 
+pub mod api_service;
 pub mod autoscaling;
 pub mod certificates;
 pub mod claim;
@@ -73,7 +74,7 @@ pub static STRATEGIES: &[(&str, &str, &dyn Strategy)] = &[
         "customresourcedefinitions",
         &custom_resource_definition::CustomResourceDefinition,
     ),
-    ("apiregistration.k8s.io", "apiservices", &extension::API_SERVICE),
+    ("apiregistration.k8s.io", "apiservices", &api_service::ApiService),
     ("apps", "controllerrevisions", &stateful_set::CONTROLLER_REVISION),
     ("apps", "daemonsets", &daemon_set::DAEMON_SET),
     ("apps", "deployments", &deployment::DEPLOYMENT),

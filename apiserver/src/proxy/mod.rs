@@ -132,7 +132,10 @@ fn outgoing_headers(mut headers: HeaderMap, hop: &Hop, peer: Option<&str>, upgra
     headers.remove(header::AUTHORIZATION);
     let private: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| name.as_str().starts_with("impersonate-") || hop.headers.contains_key(*name))
+        .filter(|name| {
+            let name = name.as_str();
+            name.starts_with("impersonate-") || name.starts_with("x-remote-") || hop.headers.contains_key(name)
+        })
         .cloned()
         .collect();
     for name in private {

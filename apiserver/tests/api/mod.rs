@@ -1,5 +1,6 @@
 //! What clients see, subject by subject.
 
+mod aggregation;
 mod apply;
 mod audit;
 mod authn;
@@ -7,6 +8,7 @@ mod custom;
 mod discovery;
 mod http;
 mod policies;
+mod proxies;
 mod reads;
 mod tables;
 mod tls_server;
