@@ -50,7 +50,11 @@ struct Call {
 /// Everything that goes wrong, as the API tells it.
 pub async fn handle(state: Arc<State>, access: Access, request: Request) -> Result<Response, Error> {
     let info = info(&request);
-    check_served(&access)?;
+    let proxy = access.attributes.subresource == "proxy";
+    // OPTIONS is no verb of the API, and still for the target to answer.
+    if !(proxy && request.method() == http::Method::OPTIONS) {
+        check_served(&access)?;
+    }
     if request.method() == http::Method::HEAD
         && !streams::serves(&access.attributes.subresource)
         && access.attributes.subresource != "proxy"
@@ -60,7 +64,7 @@ pub async fn handle(state: Arc<State>, access: Access, request: Request) -> Resu
     if let ("get", "log") = (access.attributes.verb.as_str(), access.attributes.subresource.as_str()) {
         return logs::logs(&state, &access, &info).await;
     }
-    if access.attributes.subresource == "proxy" {
+    if proxy {
         return targets::handle(state, access, info, request).await;
     }
     if streams::serves(&access.attributes.subresource) {

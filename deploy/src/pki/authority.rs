@@ -1,4 +1,4 @@
-//! The cluster's certificate authority and its service-account signing key.
+//! The cluster's certificate authorities and its service-account signing key.
 
 use std::path::Path;
 
@@ -12,6 +12,7 @@ use time::{Duration, OffsetDateTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::files::{read_key, read_optional, write_private};
+use super::plan::FRONT_PROXY_CLIENT;
 use super::{Certificate, Error, Spec, files};
 
 const AUTHORITY_LIFE: Duration = Duration::days(3650);
@@ -19,7 +20,42 @@ const CERTIFICATE_LIFE: Duration = Duration::days(365);
 /// Certificates are valid from a little before their making, for machines whose clocks are behind.
 const CLOCK_SKEW: Duration = Duration::minutes(5);
 
-/// The authority that signs every certificate of one cluster.
+/// Which of a cluster's two authorities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Name {
+    /// Signs the certificates of components and users.
+    Cluster,
+    /// Signs the certificate with which API servers name a user to extension API servers. Nothing else may be of it, or its holder could be
+    /// anybody.
+    FrontProxy,
+}
+
+impl Name {
+    /// The authority that signs this certificate, by its file.
+    pub(super) fn of(file: &str) -> Self {
+        match file.ends_with(FRONT_PROXY_CLIENT) {
+            true => Self::FrontProxy,
+            false => Self::Cluster,
+        }
+    }
+
+    /// Its files, without extension.
+    pub(super) fn file(self) -> &'static str {
+        match self {
+            Self::Cluster => "ca",
+            Self::FrontProxy => "front-proxy-ca",
+        }
+    }
+
+    fn common_name(self) -> &'static str {
+        match self {
+            Self::Cluster => "kubernetes",
+            Self::FrontProxy => "front-proxy-ca",
+        }
+    }
+}
+
+/// An authority that signs certificates of one cluster.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: Certificate,
@@ -27,10 +63,11 @@ pub struct Authority {
 
 impl Authority {
     /// The authority in `dir`, made first if there is none.
-    pub fn load_or_create(dir: &Path, now: OffsetDateTime) -> Result<Self, Error> {
-        let (certificate, key) = (dir.join("ca.crt"), dir.join("ca.key"));
+    pub fn load_or_create(dir: &Path, name: Name, now: OffsetDateTime) -> Result<Self, Error> {
+        let certificate = dir.join(format!("{}.crt", name.file()));
+        let key = certificate.with_extension("key");
         match (certificate.exists(), key.exists()) {
-            (false, false) => Self::create(dir, now)?,
+            (false, false) => Self::create(dir, name, now)?,
             (true, false) => {
                 return Err(Error::HalfPair {
                     missing: key,
@@ -45,18 +82,18 @@ impl Authority {
             }
             (true, true) => {}
         }
-        Self::load(dir)
+        Self::load(dir, name)
     }
 
     /// The authority in `dir`.
-    pub fn load(dir: &Path) -> Result<Self, Error> {
-        let path = dir.join("ca.crt");
+    pub fn load(dir: &Path, name: Name) -> Result<Self, Error> {
+        let path = dir.join(format!("{}.crt", name.file()));
         let certificate = Certificate::read(&path)?;
-        let key = read_key(&dir.join("ca.key"))?;
+        let key = read_key(&path.with_extension("key"))?;
         if !certificate.is_authority || key.public_key_raw() != certificate.public_key {
             return Err(Error::Malformed {
                 path,
-                expected: "an authority's certificate that belongs to ca.key",
+                expected: "an authority's certificate that belongs to its key",
             });
         }
         let pem = files::read(&path)?;
@@ -64,8 +101,8 @@ impl Authority {
         Ok(Self { issuer, certificate })
     }
 
-    fn create(dir: &Path, now: OffsetDateTime) -> Result<(), Error> {
-        let path = dir.join("ca.crt");
+    fn create(dir: &Path, name: Name, now: OffsetDateTime) -> Result<(), Error> {
+        let path = dir.join(format!("{}.crt", name.file()));
         let issue = |source| Error::Issue {
             path: path.clone(),
             source,
@@ -73,7 +110,7 @@ impl Authority {
         let key = KeyPair::generate().map_err(issue)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, "kubernetes");
+        params.distinguished_name.push(DnType::CommonName, name.common_name());
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![
             KeyUsagePurpose::DigitalSignature,

@@ -36,7 +36,7 @@ pub fn ensure_cluster(
 fn fill_folder(dir: &Path, cluster: &Cluster, node: &Node) -> Result<(), Error> {
     let folder = dir.join(&node.name);
     let shared: &[&str] = if node.control_plane {
-        &["ca.crt", "sa.key", "sa.pub", "encryption.key"]
+        &["ca.crt", "front-proxy-ca.crt", "sa.key", "sa.pub", "encryption.key"]
     } else {
         &["ca.crt"]
     };

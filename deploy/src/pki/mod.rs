@@ -1,6 +1,7 @@
-//! The cluster's certificates: one authority, one certificate for each component on each node, the service-account key pair.
+//! The cluster's certificates: one authority, one certificate for each component on each node, the service-account key pair; and an authority
+//! of its own for the front proxy, as which API servers call extension API servers.
 //!
-//! Everything lies in one folder: `ca.{crt,key}`, `sa.{key,pub}`, `admin.{crt,key,kubeconfig}`, `prometheus.{crt,key}`, and one folder a node,
+//! Everything lies in one folder: `ca.{crt,key}`, `front-proxy-ca.{crt,key}`, `sa.{key,pub}`, `admin.{crt,key,kubeconfig}`, `prometheus.{crt,key}`, and one folder a node,
 //! which holds all that this machine needs: `<component>.{crt,key,kubeconfig}`, a copy of `ca.crt`, and on control planes of `sa.{key,pub}`.
 //! Keys are ECDSA P-256 and readable by their owner only. [`ensure`] may be called at any time: it keeps what is still good and
 //! issues what is missing, about to expire, signed by another authority or made for other names. It never replaces an
@@ -13,7 +14,7 @@ mod files;
 mod folders;
 mod plan;
 
-pub use authority::Authority;
+pub use authority::{Authority, Name};
 pub use certificate::Certificate;
 pub use command::{Command, node_name, run};
 pub use files::write_private;
@@ -92,12 +93,16 @@ pub enum Outcome {
 
 /// Makes sure that `dir` holds an authority, a service-account key pair and every certificate of `specs`.
 pub fn ensure(dir: &Path, specs: &[Spec], now: OffsetDateTime) -> Result<Vec<(PathBuf, Outcome)>, Error> {
-    let authority = Authority::load_or_create(dir, now)?;
+    let cluster = Authority::load_or_create(dir, Name::Cluster, now)?;
+    let front_proxy = Authority::load_or_create(dir, Name::FrontProxy, now)?;
     authority::ensure_service_account_key(dir)?;
     authority::ensure_encryption_key(dir)?;
     specs
         .iter()
-        .map(|spec| ensure_one(dir, &authority, spec, now))
+        .map(|spec| match Name::of(&spec.file) {
+            Name::Cluster => ensure_one(dir, &cluster, spec, now),
+            Name::FrontProxy => ensure_one(dir, &front_proxy, spec, now),
+        })
         .collect()
 }
 
@@ -128,14 +133,20 @@ fn ensure_one(
 
 /// Issues every certificate in `dir` again, with new keys and the same names. The authority and the service-account key stay.
 pub fn renew(dir: &Path, now: OffsetDateTime) -> Result<Vec<PathBuf>, Error> {
-    let authority = Authority::load(dir)?;
+    let cluster = Authority::load(dir, Name::Cluster)?;
+    let front_proxy = Authority::load_or_create(dir, Name::FrontProxy, now)?;
     let mut renewed = Vec::new();
     for (path, certificate) in list(dir)? {
         if certificate.is_authority {
             continue;
         }
         let file = path.strip_prefix(dir).unwrap_or(&path).with_extension("");
-        authority.issue(dir, &certificate.spec(&file.to_string_lossy()), now)?;
+        let file = file.to_string_lossy();
+        let authority = match Name::of(&file) {
+            Name::Cluster => &cluster,
+            Name::FrontProxy => &front_proxy,
+        };
+        authority.issue(dir, &certificate.spec(&file), now)?;
         renewed.push(path);
     }
     folders::update_admin_kubeconfig(dir)?;
@@ -150,7 +161,7 @@ pub fn list(dir: &Path) -> Result<Vec<(PathBuf, Certificate)>, Error> {
             paths.extend(
                 files::entries(&entry)?
                     .into_iter()
-                    .filter(|path| !path.ends_with("ca.crt")),
+                    .filter(|path| !path.ends_with("ca.crt") && !path.ends_with("front-proxy-ca.crt")),
             );
         } else {
             paths.push(entry);

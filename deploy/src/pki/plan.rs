@@ -43,6 +43,8 @@ pub struct Cluster {
 pub const CONTROL_PLANE_CLIENTS: [&str; 2] = ["kube-scheduler", "kube-controller-manager"];
 /// The daemons of every node.
 pub const NODE_CLIENTS: [&str; 2] = ["kubelet", "kube-proxy"];
+/// The file and user of the certificate with which an API server names a user to extension API servers.
+pub const FRONT_PROXY_CLIENT: &str = "front-proxy-client";
 /// The port of the API servers.
 const PORT: u16 = 6443;
 
@@ -64,6 +66,13 @@ impl Cluster {
                     "system:kube-controller-manager",
                     None,
                 ));
+                specs.push(Spec {
+                    file: format!("{}/{FRONT_PROXY_CLIENT}", node.name),
+                    common_name: FRONT_PROXY_CLIENT.into(),
+                    organization: None,
+                    dns_names: Vec::new(),
+                    addresses: Vec::new(),
+                });
             }
             specs.push(component(
                 node,

@@ -42,6 +42,7 @@ fn plans_one_certificate_for_each_component_on_each_node() {
             ("one/kube-apiserver", "kube-apiserver", Some("keelson:apiservers")),
             ("one/kube-scheduler", "system:kube-scheduler", None),
             ("one/kube-controller-manager", "system:kube-controller-manager", None),
+            ("one/front-proxy-client", "front-proxy-client", None),
             ("one/kubelet", "system:node:one", Some("system:nodes")),
             ("one/kube-proxy", "system:kube-proxy", Some("system:node-proxier")),
             ("two/kubelet", "system:node:two", Some("system:nodes")),
@@ -134,7 +135,7 @@ fn renews_with_new_keys_and_the_same_names() {
     ensure(dir.path(), &cluster().certificates(), now()).expect("certificates");
     let before = list(dir.path()).expect("list");
     let later = now() + Duration::days(100);
-    assert_eq!(renew(dir.path(), later).expect("renewed").len(), before.len() - 1);
+    assert_eq!(renew(dir.path(), later).expect("renewed").len(), before.len() - 2);
     for ((path, old), (_, new)) in before.iter().zip(list(dir.path()).expect("list")) {
         assert_eq!(old.spec("x"), new.spec("x"), "{}", path.display());
         assert_eq!(old.public_key == new.public_key, old.is_authority, "{}", path.display());
@@ -232,4 +233,15 @@ fn renewal_reaches_the_administrators_kubeconfig() {
     let after = read();
     assert_ne!(after["users"], before["users"]);
     assert_eq!(after["clusters"], before["clusters"]);
+}
+
+#[test]
+fn the_front_proxy_has_an_authority_of_its_own() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    ensure(dir.path(), &cluster().certificates(), now()).expect("certificates");
+    renew(dir.path(), now()).expect("renewed");
+    let certificate = Certificate::read(&dir.path().join("one/front-proxy-client.crt")).expect("certificate");
+    let load = |name| Authority::load(dir.path(), name).expect("authority");
+    assert!(load(Name::FrontProxy).issued(&certificate));
+    assert!(!load(Name::Cluster).issued(&certificate));
 }

@@ -1,8 +1,11 @@
-//! The kubelet's port: HTTPS for `/healthz /livez /readyz /metrics`, and the gRPC Node service for kube-apiserver on the same one.
+//! The kubelet's port: HTTPS for `/healthz /livez /readyz`, the figures (`/metrics`, `/metrics/resource`, `/metrics/cadvisor`), `/stats/summary` and `/pods`,
+//! and the gRPC Node service for kube-apiserver on the same one.
 //!
-//! Only a client certificate of the group `keelson:apiservers` is let into the Node service.
+//! Any trusted client certificate may read figures. Only those of administrators and API servers may read pods, and only the latter are let into
+//! the Node service.
 
 mod container_logs;
+mod pages;
 mod service;
 mod stats;
 
@@ -23,6 +26,8 @@ use tower::ServiceExt as _;
 
 /// The group of API servers' certificates.
 const API_SERVERS: &str = "keelson:apiservers";
+/// The group of administrators' certificates.
+const ADMINISTRATORS: &str = "system:masters";
 
 /// Serves until shutdown.
 pub async fn serve(
@@ -34,7 +39,7 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let config = admin.tls.config(&["h2", "http/1.1"])?;
     admin.tls.reload_on_change(shutdown.clone());
-    let node = NodeServer::new(NodeService {
+    let node = Arc::new(NodeService {
         pods,
         context,
         admin: admin.clone(),
@@ -52,11 +57,15 @@ pub async fn serve(
     Ok(())
 }
 
-async fn answer(request: Request<Incoming>, admin: &Admin, node: NodeServer<NodeService>) -> Response<Body> {
+async fn answer(request: Request<Incoming>, admin: &Admin, node: Arc<NodeService>) -> Response<Body> {
     if !request.uri().path().starts_with("/keelson.node.v1.Node/") {
-        let answer = admin.answer(&request).unwrap_or_else(not_found);
+        let answer = match admin.answer(&request) {
+            Some(answer) => answer,
+            None => page(&request, admin, &node).await,
+        };
         return answer.map(|body| Body::new(body.map_err(|never| match never {})));
     }
+    let node = NodeServer::from_arc(node);
     let identity = request
         .extensions()
         .get::<Peer>()
@@ -73,8 +82,44 @@ async fn answer(request: Request<Incoming>, admin: &Admin, node: NodeServer<Node
     }
 }
 
-fn not_found() -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from("404 page not found\n"));
-    *response.status_mut() = StatusCode::NOT_FOUND;
-    response
+/// One of the pages for those whose certificate allows it.
+async fn page(request: &Request<Incoming>, admin: &Admin, node: &NodeService) -> Response<Full<Bytes>> {
+    let refuse = |status: StatusCode, text: &'static str| {
+        let mut response = Response::new(Full::from(text));
+        *response.status_mut() = status;
+        response
+    };
+    let path = request.uri().path();
+    let figures = matches!(path, "/metrics/resource" | "/metrics/cadvisor");
+    if !figures && !matches!(path, "/pods" | "/pods/" | "/stats/summary") {
+        return refuse(StatusCode::NOT_FOUND, "404 page not found\n");
+    }
+    let peer = request.extensions().get::<Peer>();
+    match peer.map(|peer| admin.tls.authenticate(&peer.certificates)) {
+        Some(Ok(identity)) if figures || identity.is_in(API_SERVERS) || identity.is_in(ADMINISTRATORS) => {}
+        Some(Ok(_)) => return refuse(StatusCode::FORBIDDEN, "Forbidden\n"),
+        _ => return refuse(StatusCode::UNAUTHORIZED, "Unauthorized\n"),
+    }
+    if request.method() != http::Method::GET {
+        return refuse(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
+    }
+    let path_and_query = request.uri().path_and_query().map_or(path, |path| path.as_str());
+    match node.page(path_and_query).await {
+        Ok((status, content_type, body)) => {
+            let mut response = Response::new(Full::from(body));
+            let status = u16::try_from(status)
+                .ok()
+                .and_then(|code| StatusCode::from_u16(code).ok());
+            *response.status_mut() = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            let kind = http::HeaderValue::from_str(&content_type);
+            response
+                .headers_mut()
+                .extend(kind.ok().map(|kind| (http::header::CONTENT_TYPE, kind)));
+            response
+        }
+        Err(status) => {
+            tracing::warn!(%status, path, "page not made");
+            refuse(StatusCode::SERVICE_UNAVAILABLE, "the figures cannot be read\n")
+        }
+    }
 }

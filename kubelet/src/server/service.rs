@@ -1,6 +1,6 @@
 //! The gRPC Node service: logs, figures, and the kubelet's own pages for the node proxy. Exec, attach and port-forward are in `streams`.
 
-use super::{container_logs, stats};
+use super::{container_logs, pages, stats};
 use crate::pods::{Context, Pods};
 use crate::streams;
 use daemon::http::Admin;
@@ -83,7 +83,8 @@ impl Node for NodeService {
 }
 
 impl NodeService {
-    async fn page(&self, path_and_query: &str) -> Result<(u32, String, Vec<u8>), Status> {
+    /// One of the kubelet's own pages: status, content type, body. The caller was let in already.
+    pub(super) async fn page(&self, path_and_query: &str) -> Result<(u32, String, Vec<u8>), Status> {
         let bad = |error: http::Error| Status::invalid_argument(error.to_string());
         let path = path_and_query.split('?').next().unwrap_or_default();
         let json = || "application/json".to_owned();
@@ -107,6 +108,17 @@ impl NodeService {
                 let summary = stats::summary(&self.context, path_and_query.contains("only_cpu_and_memory=true")).await;
                 let summary = summary.map_err(|error| Status::unavailable(error.to_string()))?;
                 return Ok((200, json(), summary.to_string().into_bytes()));
+            }
+            "/metrics/resource" | "/metrics/cadvisor" => {
+                let cadvisor = path == "/metrics/cadvisor";
+                let summary = stats::summary(&self.context, !cadvisor).await;
+                let summary = summary.map_err(|error| Status::unavailable(error.to_string()))?;
+                let text = if cadvisor {
+                    pages::cadvisor(&summary)
+                } else {
+                    pages::resource(&summary)
+                };
+                return Ok((200, daemon::metrics::CONTENT_TYPE.to_owned(), text.into_bytes()));
             }
             _ => {}
         }
