@@ -1,21 +1,28 @@
 //! LimitRanges: defaults for containers that ask for nothing, and bounds for containers, pods and claims.
 
-use api::Error;
 use api::quantity::Quantity;
+use api::{Error, quota};
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 
 use super::{Context, Plugin, forbidden, is, writes};
 use crate::kinds::common::parse_quantity;
-use crate::kinds::field::{default, each, ensure, list, text};
+use crate::kinds::field::{each, ensure, list, set, text};
 use crate::registry::access::{AdmissionRequest, Operation};
+use crate::registry::meta;
+
+/// Says on the pod what it was given.
+const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 
 pub(super) struct LimitRanger;
 
 #[async_trait]
 impl Plugin for LimitRanger {
     fn applies(&self, request: &AdmissionRequest<'_>) -> bool {
-        writes(request) && (is(request, "", "pods") || is(request, "", "persistentvolumeclaims"))
+        let resize = request.attributes.subresource == "resize" && request.operation == Operation::Update;
+        let pods = request.resource.resource == "pods" && request.resource.group.is_empty();
+        pods && (resize || is(request, "", "pods") && request.operation == Operation::Create)
+            || writes(request) && is(request, "", "persistentvolumeclaims")
     }
 
     async fn mutate(&self, cx: &Context, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), Error> {
@@ -28,62 +35,72 @@ impl Plugin for LimitRanger {
     }
 
     async fn validate(&self, cx: &Context, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), Error> {
-        let pods = is(request, "", "pods") && request.operation == Operation::Create;
-        let claims = is(request, "", "persistentvolumeclaims")
-            && matches!(request.operation, Operation::Create | Operation::Update);
-        if !pods && !claims {
+        if request.operation == Operation::Update && meta::is_deleting(object) {
             return Ok(());
         }
-        let mut faults = Vec::new();
         for range in cx.list("", "limitranges", &request.attributes.namespace).await? {
+            let mut faults: Vec<String> = Vec::new();
             for limit in list(&range, "/spec/limits") {
-                if pods {
-                    check_pod(limit, object, &mut faults)
-                } else {
-                    check_claim(limit, object, &mut faults)
+                match &*request.resource.resource {
+                    "pods" => check_pod(limit, object, &mut faults),
+                    _ => check_claim(limit, object, &mut faults),
+                }
+            }
+            let mut seen = std::collections::HashSet::new();
+            faults.retain(|fault| seen.insert(fault.clone()));
+            match faults.as_slice() {
+                [] => {}
+                [one] => return Err(forbidden(request, one)),
+                many => return Err(forbidden(request, format!("[{}]", many.join(", ")))),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `default` and `defaultRequest` of the Container limits, and a note about them on the pod.
+fn fill(range: &Value, pod: &mut Value) {
+    let (mut limits, mut requests) = (Map::new(), Map::new());
+    for limit in list(range, "/spec/limits").iter().filter(|l| text(l, "/type") == "Container") {
+        let pairs = |field: &str| limit.get(field).and_then(Value::as_object).cloned().unwrap_or_default();
+        limits.extend(pairs("default"));
+        requests.extend(pairs("defaultRequest"));
+    }
+    let mut notes = Vec::new();
+    let Some(spec) = pod.get_mut("spec") else { return };
+    for (kind, what) in [("containers", "container"), ("initContainers", "init container")] {
+        for container in each(spec, kind) {
+            let name = format!("{what} {}", text(container, "/name"));
+            for (field, defaults) in [("requests", &requests), ("limits", &limits)] {
+                let given = give(container, field, defaults);
+                if !given.is_empty() {
+                    notes.push(format!("{} {} for {name}", given.join(", "), field.trim_end_matches('s')));
                 }
             }
         }
-        match faults.as_slice() {
-            [] => Ok(()),
-            [one] => Err(forbidden(request, one)),
-            many => Err(forbidden(request, format!("[{}]", many.join(", ")))),
-        }
+    }
+    if let (false, Some(annotations)) = (
+        notes.is_empty(),
+        ensure(pod, "metadata").and_then(|metadata| ensure(metadata, "annotations")),
+    ) {
+        set(annotations, ANNOTATION, format!("LimitRanger plugin set: {}", notes.join("; ")));
     }
 }
 
-/// `default` and `defaultRequest` of the Container limits; a limit without a request is the request too.
-fn fill(range: &Value, pod: &mut Value) {
-    for limit in list(range, "/spec/limits")
-        .iter()
-        .filter(|l| text(l, "/type") == "Container")
-    {
-        let pairs = |field: &str| limit.get(field).and_then(Value::as_object).cloned().unwrap_or_default();
-        let (limits, requests) = (pairs("default"), pairs("defaultRequest"));
-        let Some(spec) = pod.get_mut("spec") else { return };
-        for kind in ["initContainers", "containers"] {
-            for container in each(spec, kind) {
-                fill_container(container, &limits, &requests);
-            }
-        }
+/// Gives a container what it lacks; answers the names.
+fn give(container: &mut Value, field: &str, defaults: &Map<String, Value>) -> Vec<String> {
+    if defaults.is_empty() {
+        return Vec::new();
     }
-}
-
-fn fill_container(container: &mut Value, limits: &Map<String, Value>, requests: &Map<String, Value>) {
-    let Some(resources) = ensure(container, "resources") else {
-        return;
+    let Some(amounts) = ensure(container, "resources").and_then(|resources| ensure(resources, field)) else {
+        return Vec::new();
     };
-    for (field, defaults) in [("limits", limits), ("requests", requests)] {
-        if defaults.is_empty() {
-            continue;
-        }
-        let Some(amounts) = ensure(resources, field) else {
-            continue;
-        };
-        for (name, value) in defaults {
-            default(amounts, name, value.clone());
-        }
+    let mut given: Vec<String> = defaults.keys().filter(|name| amounts.get(*name).is_none()).cloned().collect();
+    for name in &given {
+        set(amounts, name, defaults[name].clone());
     }
+    given.sort();
+    given
 }
 
 fn amount(container: &Value, field: &str, name: &str) -> Option<Quantity> {
@@ -125,58 +142,73 @@ fn check(limit: &Value, kind: &str, observe: &dyn Fn(&str, &str) -> Option<Quant
     }
 }
 
-fn check_pod(limit: &Value, pod: &Value, faults: &mut Vec<String>) {
-    match text(limit, "/type") {
-        "Container" => {
-            for container in list(pod, "/spec/initContainers")
-                .iter()
-                .chain(list(pod, "/spec/containers"))
-            {
-                check(
-                    limit,
-                    "Container",
-                    &|field, name| amount(container, field, name),
-                    faults,
-                );
+/// Compares limit and request with `maxLimitRequestRatio`.
+fn check_ratio(limit: &Value, kind: &str, observe: &dyn Fn(&str, &str) -> Option<Quantity>, faults: &mut Vec<String>) {
+    let ratios = limit.get("maxLimitRequestRatio").and_then(Value::as_object);
+    for (name, most) in ratios.into_iter().flatten() {
+        let Some(most) = parse_quantity(most) else { continue };
+        let fault = match (observe("requests", name), observe("limits", name)) {
+            (request, _) if request.is_none_or(|amount| amount.is_zero()) => {
+                "no request is specified or request is 0".to_owned()
             }
-        }
-        "Pod" => check(limit, "Pod", &|field, name| pod_sum(pod, field, name), faults),
-        _ => {}
+            (Some(request), Some(limit)) if !limit.is_zero() => {
+                let ratio = limit.as_f64() / request.as_f64();
+                if ratio <= most.as_f64() {
+                    continue;
+                }
+                format!("provided ratio is {ratio:.6}")
+            }
+            _ => "no limit is specified or limit is 0".to_owned(),
+        };
+        faults.push(format!("{name} max limit to request ratio per {kind} is {most}, but {fault}"));
     }
 }
 
-fn pod_sum(pod: &Value, field: &str, name: &str) -> Option<Quantity> {
-    let sum = list(pod, "/spec/containers")
-        .iter()
-        .filter_map(|c| amount(c, field, name))
-        .reduce(|a, b| a + b);
-    let largest = list(pod, "/spec/initContainers")
-        .iter()
-        .filter_map(|c| amount(c, field, name))
-        .max();
-    sum.max(largest)
+fn check_pod(limit: &Value, pod: &Value, faults: &mut Vec<String>) {
+    match text(limit, "/type") {
+        "Container" => {
+            for container in list(pod, "/spec/containers")
+                .iter()
+                .chain(list(pod, "/spec/initContainers"))
+            {
+                let observe = |field: &str, name: &str| amount(container, field, name);
+                check(limit, "Container", &observe, faults);
+                check_ratio(limit, "Container", &observe, faults);
+            }
+        }
+        "Pod" => {
+            let [requests, limits] = ["requests", "limits"].map(|field| quota::of_pod(pod, field));
+            let observe = |field: &str, name: &str| match field {
+                "requests" => requests.get(name).copied(),
+                _ => limits.get(name).copied(),
+            };
+            check(limit, "Pod", &observe, faults);
+            check_ratio(limit, "Pod", &observe, faults);
+        }
+        _ => {}
+    }
 }
 
 fn check_claim(limit: &Value, claim: &Value, faults: &mut Vec<String>) {
     if text(limit, "/type") != "PersistentVolumeClaim" {
         return;
     }
-    let Some(asked) = claim
-        .pointer("/spec/resources/requests/storage")
-        .and_then(parse_quantity)
-    else {
-        return;
+    let asked = |name: &str| {
+        let requests = claim.pointer("/spec/resources/requests");
+        requests.and_then(|r| r.get(name)).and_then(parse_quantity)
     };
-    let bound = |field: &str| limit.get(field).and_then(|b| b.get("storage")).and_then(parse_quantity);
-    if let Some(least) = bound("min").filter(|least| asked < *least) {
-        faults.push(format!(
-            "minimum storage usage per PersistentVolumeClaim is {least}, but request is {asked}"
-        ));
-    }
-    if let Some(most) = bound("max").filter(|most| asked > *most) {
-        faults.push(format!(
-            "maximum storage usage per PersistentVolumeClaim is {most}, but request is {asked}"
-        ));
+    let bounds = |field: &str| limit.get(field).and_then(Value::as_object).cloned().unwrap_or_default();
+    for (field, word) in [("min", "minimum"), ("max", "maximum")] {
+        for (name, bound) in bounds(field) {
+            let Some(bound) = parse_quantity(&bound) else { continue };
+            let fault = match asked(&name) {
+                None => ".  No request is specified".to_owned(),
+                Some(asked) if field == "min" && asked < bound => format!(", but request is {asked}"),
+                Some(asked) if field == "max" && asked > bound => format!(", but request is {asked}"),
+                Some(_) => continue,
+            };
+            faults.push(format!("{word} {name} usage per PersistentVolumeClaim is {bound}{fault}"));
+        }
     }
 }
 
@@ -194,6 +226,10 @@ mod tests {
             pod["spec"]["containers"][0]["resources"],
             json!({"requests": {"cpu": "200m"}, "limits": {"cpu": "500m"}})
         );
+        assert_eq!(
+            pod["metadata"]["annotations"][ANNOTATION],
+            "LimitRanger plugin set: cpu limit for container a"
+        );
         pod["spec"]["containers"][0]["resources"]["limits"]["cpu"] = json!("2");
         let mut faults = Vec::new();
         check_pod(&range["spec"]["limits"][0], &pod, &mut faults);
@@ -204,5 +240,31 @@ mod tests {
                 "maximum cpu usage per Container is 1, but limit is 2"
             ]
         );
+    }
+
+    #[test]
+    fn ratios_sums_and_claims() {
+        let container = |request: &str, limit: &str| json!({"name": "c", "resources": {"requests": {"cpu": request}, "limits": {"cpu": limit}}});
+        let pod = json!({"spec": {"containers": [container("100m", "400m"), container("100m", "400m")]}});
+        let claim = json!({"spec": {"resources": {"requests": {"storage": "10Gi"}}}});
+        type Check = fn(&Value, &Value, &mut Vec<String>);
+        for (limit, object, check, want) in [
+            (json!({"type": "Container", "maxLimitRequestRatio": {"cpu": "2"}}), &pod, check_pod as Check,
+                "cpu max limit to request ratio per Container is 2, but provided ratio is 4.000000"),
+            (json!({"type": "Container", "maxLimitRequestRatio": {"memory": "2"}}), &pod, check_pod as Check,
+                "memory max limit to request ratio per Container is 2, but no request is specified or request is 0"),
+            (json!({"type": "Pod", "max": {"cpu": "500m"}}), &pod, check_pod as Check,
+                "maximum cpu usage per Pod is 500m, but limit is 800m"),
+            (json!({"type": "Pod", "min": {"cpu": "1"}}), &pod, check_pod as Check,
+                "minimum cpu usage per Pod is 1, but request is 200m"),
+            (json!({"type": "PersistentVolumeClaim", "max": {"storage": "5Gi"}}), &claim, check_claim as Check,
+                "maximum storage usage per PersistentVolumeClaim is 5Gi, but request is 10Gi"),
+            (json!({"type": "PersistentVolumeClaim", "min": {"storage": "20Gi"}}), &claim, check_claim as Check,
+                "minimum storage usage per PersistentVolumeClaim is 20Gi, but request is 10Gi"),
+        ] {
+            let mut faults = Vec::new();
+            check(&limit, object, &mut faults);
+            assert_eq!(faults.first().map(String::as_str), Some(want));
+        }
     }
 }

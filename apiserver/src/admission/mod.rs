@@ -4,20 +4,38 @@
 //! A write meets the plugins three times: *mutate*, after the kind's defaults; *validate*, after the kind's validation; *reserve*, with the
 //! object as it is about to be written, for what must hold or change in the same transaction (quota, the namespace's life).
 
+mod always;
+mod always_pull_images;
+mod anti_affinity;
 mod certificates;
+mod claim_resize;
 pub mod config;
 mod default_tolerations;
+mod event_rate_limit;
+mod extended_resources;
+mod external_ips;
 mod limit_ranger;
+mod namespace_exists;
 mod namespace_lifecycle;
 mod node_restriction;
+mod owner_references;
 mod plugins;
+mod pod_node_selector;
+mod pod_security;
 pub mod policy;
 mod priority;
 mod rbac_escalation;
+mod resource_quota;
+mod runtime_class;
 mod scope;
 mod service_account;
 mod storage_class;
 mod taint_nodes;
+#[cfg(test)]
+pub(crate) mod testing;
+mod toleration_restriction;
+mod tolerations;
+mod topology_labels;
 pub mod webhook;
 
 use std::sync::Arc;

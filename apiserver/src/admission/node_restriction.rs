@@ -41,41 +41,105 @@ impl Plugin for NodeRestriction {
         };
         let a = request.attributes;
         match (a.group.as_str(), a.resource.as_str(), a.subresource.as_str()) {
-            ("", "pods", "") => pod(node, request, object),
+            ("", "pods", "") => pod(cx, node, request, object).await,
             ("", "pods", "status") => pod_status(node, request, object),
             ("", "pods", "eviction") => evict(cx, node, request).await,
+            ("", "pods", other) if request.operation != Operation::Connect => Err(forbidden(
+                request,
+                format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed"),
+            )),
+            ("", "persistentvolumeclaims", "status") => claim_status(node, request, object),
+            ("", "persistentvolumeclaims", _) => Err(forbidden(request, "may only update PVC status")),
             ("", "nodes", _) => own_node(node, request, object),
             ("", "serviceaccounts", "token") => token(cx, node, request, object).await,
             ("coordination.k8s.io", "leases", "") => lease(node, request, object),
+            ("storage.k8s.io", "csinodes", "") => csi_node(node, request, object),
             _ => Ok(()),
         }
     }
 }
 
-fn pod(node: &str, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), Error> {
+async fn pod(cx: &Context, node: &str, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), Error> {
     match request.operation {
-        Operation::Create if object.pointer(MIRROR).is_none() => Err(forbidden(
-            request,
-            format!(
-                "pod does not have \"kubernetes.io/config.mirror\" annotation, node {node:?} can only create mirror pods"
-            ),
-        )),
-        Operation::Create if text(object, "/spec/nodeName") != node => Err(forbidden(
-            request,
-            format!("node {node:?} can only create pods with spec.nodeName set to itself"),
-        )),
-        Operation::Create if !text(object, "/spec/serviceAccountName").is_empty() => Err(forbidden(
-            request,
-            format!("node {node:?} can not create pods that reference a service account"),
-        )),
-        Operation::Create => Ok(()),
+        Operation::Create => mirror_pod(cx, node, object)
+            .await?
+            .map_err(|why| forbidden(request, why)),
         Operation::Delete if request.old.is_some_and(|pod| text(pod, "/spec/nodeName") != node) => Err(forbidden(
             request,
             format!("node {node:?} can only delete pods with spec.nodeName set to itself"),
         )),
         Operation::Delete => Ok(()),
-        Operation::Update | Operation::Connect => Err(forbidden(request, "unexpected operation")),
+        Operation::Update | Operation::Connect => Err(forbidden(
+            request,
+            format!(
+                "unexpected operation {:?}, node {node:?} can only create and delete mirror pods",
+                request.operation.name()
+            ),
+        )),
     }
+}
+
+/// A kubelet makes only pods that show what it runs by itself, and those refer to nothing in the API.
+async fn mirror_pod(cx: &Context, node: &str, pod: &Value) -> Result<Result<(), String>, Error> {
+    let refuse = |why: &str| Ok(Err(why.replace("{}", &format!("{node:?}"))));
+    if pod.pointer(MIRROR).is_none() {
+        return refuse(
+            "pod does not have \"kubernetes.io/config.mirror\" annotation, node {} can only create mirror pods",
+        );
+    }
+    if text(pod, "/spec/nodeName") != node {
+        return refuse("node {} can only create pods with spec.nodeName set to itself");
+    }
+    let owner = match list(pod, "/metadata/ownerReferences") {
+        [owner] => owner,
+        [] => return refuse("node {} can only create pods with an owner reference set to itself"),
+        _ => return refuse("node {} can only create pods with a single owner reference set to itself"),
+    };
+    if (text(owner, "/apiVersion"), text(owner, "/kind"), text(owner, "/name")) != ("v1", "Node", node) {
+        return refuse("node {} can only create pods with an owner reference set to itself");
+    }
+    if owner.get("controller") != Some(&Value::Bool(true)) {
+        return refuse("node {} can only create pods with a controller owner reference set to itself");
+    }
+    if owner.get("blockOwnerDeletion") == Some(&Value::Bool(true)) {
+        return refuse("node {} must not set blockOwnerDeletion on an owner reference");
+    }
+    let Some(stored) = cx.get("", "nodes", "", node).await? else {
+        return Err(Error::not_found(&api::GroupResource::new("", "nodes"), node));
+    };
+    let (is, said) = (text(&stored, "/metadata/uid"), text(owner, "/uid"));
+    if is != said {
+        return Ok(Err(format!("node {node} UID mismatch: expected {said} got {is}")));
+    }
+    let volumes = list(pod, "/spec/volumes");
+    let projects = |kind: &str| {
+        let mut sources = volumes.iter().flat_map(|v| list(v, "/projected/sources"));
+        sources.any(|source| source.get(kind).is_some())
+    };
+    let containers = list(pod, "/spec/containers").iter().chain(list(pod, "/spec/initContainers"));
+    let env = |key: &str, from: &str| {
+        containers.clone().any(|c| {
+            list(c, "/env").iter().any(|e| e.pointer(&format!("/valueFrom/{key}")).is_some())
+                || list(c, "/envFrom").iter().any(|e| e.get(from).is_some())
+        })
+    };
+    let uses = |kind: &str| volumes.iter().any(|v| v.get(kind).is_some()) || projects(kind);
+    if !text(pod, "/spec/serviceAccountName").is_empty() {
+        return refuse("node {} can not create pods that reference a service account");
+    }
+    if uses("secret") || env("secretKeyRef", "secretRef") || !list(pod, "/spec/imagePullSecrets").is_empty() {
+        return refuse("node {} can not create pods that reference secrets");
+    }
+    if uses("configMap") || env("configMapKeyRef", "configMapRef") {
+        return refuse("node {} can not create pods that reference configmaps");
+    }
+    if projects("clusterTrustBundle") {
+        return refuse("node {} can not create pods that reference clustertrustbundles");
+    }
+    if uses("persistentVolumeClaim") {
+        return refuse("node {} can not create pods that reference persistentvolumeclaims");
+    }
+    Ok(Ok(()))
 }
 
 fn pod_status(node: &str, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), Error> {
@@ -158,7 +222,13 @@ fn check_labels(node: &str, request: &AdmissionRequest<'_>, object: &Value, old:
     }
     Err(forbidden(
         request,
-        format!("node {node:?} is not allowed to modify labels: {}", refused.join(", ")),
+        match request.operation {
+            Operation::Create => format!(
+                "node {node:?} is not allowed to set the following labels: {}",
+                refused.join(", ")
+            ),
+            _ => format!("is not allowed to modify labels: {}", refused.join(", ")),
+        },
     ))
 }
 
@@ -229,6 +299,46 @@ fn lease(node: &str, request: &AdmissionRequest<'_>, object: &Value) -> Result<(
     }
 }
 
+fn csi_node(node: &str, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), Error> {
+    let name = match request.operation {
+        Operation::Create => text(object, "/metadata/name"),
+        _ => &request.attributes.name,
+    };
+    match name == node {
+        true => Ok(()),
+        false => Err(forbidden(
+            request,
+            "can only access CSINode with the same name as the requesting node",
+        )),
+    }
+}
+
+/// A kubelet that has grown a volume says so in the claim's status, and nothing else.
+fn claim_status(node: &str, request: &AdmissionRequest<'_>, claim: &Value) -> Result<(), Error> {
+    let rest = |claim: &Value| {
+        let mut rest = claim.clone();
+        for (parent, fields) in [
+            ("metadata", &["resourceVersion", "managedFields"][..]),
+            (
+                "status",
+                &["capacity", "conditions", "allocatedResources", "allocatedResourceStatuses"][..],
+            ),
+        ] {
+            if let Some(map) = rest.get_mut(parent).and_then(Value::as_object_mut) {
+                map.retain(|field, _| !fields.contains(&field.as_str()));
+            }
+        }
+        rest
+    };
+    match request.old.is_some_and(|old| rest(old) == rest(claim)) {
+        true => Ok(()),
+        false => Err(forbidden(
+            request,
+            format!("node {node:?} is not allowed to update fields other than status.capacity and status.conditions"),
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,5 +357,40 @@ mod tests {
         ] {
             assert_eq!(allowed_label(key), want, "{key}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_kubelet_keeps_to_itself() {
+        let mut fixture = crate::admission::testing::Fixture::default();
+        fixture.user = crate::registry::access::UserInfo {
+            name: "system:node:n1".into(),
+            groups: vec!["system:nodes".into()],
+            ..Default::default()
+        };
+        fixture
+            .put("", "nodes", serde_json::json!({"metadata": {"name": "n1", "uid": "u1"}}))
+            .await;
+        let mirror = |patch: Value| {
+            let mut pod = serde_json::json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "h"}, "ownerReferences":
+                [{"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "u1", "controller": true}]}, "spec": {"nodeName": "n1"}});
+            api::patch::merge_patch(&mut pod, &patch);
+            pod
+        };
+        for (patch, want) in [
+            (serde_json::json!({}), ""),
+            (serde_json::json!({"metadata": {"annotations": null}}), "node \"n1\" can only create mirror pods"),
+            (serde_json::json!({"metadata": {"ownerReferences": null}}), "with an owner reference set to itself"),
+            (serde_json::json!({"spec": {"nodeName": "n2"}}), "with spec.nodeName set to itself"),
+            (serde_json::json!({"spec": {"volumes": [{"secret": {}}]}}), "reference secrets"),
+            (serde_json::json!({"spec": {"containers": [{"envFrom": [{"configMapRef": {}}]}]}}), "reference configmaps"),
+        ] {
+            let pod = mirror(patch);
+            let outcome = fixture.validate(&NodeRestriction, Operation::Create, "", "pods", &pod, None).await;
+            let said = outcome.err().map(|e| e.message).unwrap_or_default();
+            assert!(said.ends_with(want) && said.is_empty() == want.is_empty(), "{said}");
+        }
+        fixture.subresource = "binding";
+        let refused = fixture.validate(&NodeRestriction, Operation::Create, "", "pods", &Value::Null, None).await;
+        assert!(refused.unwrap_err().message.contains("unexpected pod subresource \"binding\""));
     }
 }

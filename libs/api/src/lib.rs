@@ -16,6 +16,7 @@ pub mod names;
 mod object;
 pub mod patch;
 pub mod quantity;
+pub mod quota;
 pub mod resources;
 pub mod schema;
 
