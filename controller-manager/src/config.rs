@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::cli::{LogOptions, ServingOptions};
@@ -9,6 +10,7 @@ use daemon::config::ConfigError;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::controllers::certificates::{Authority, Signing};
 use crate::controllers::{NAMES, node_ipam::Pool};
 
 /// The command line of kube-controller-manager.
@@ -73,6 +75,15 @@ pub struct Flags {
     /// CA bundle to publish to every namespace for verifying the API server: a PEM file.
     #[arg(long, value_name = "FILE")]
     pub root_ca_file: Option<PathBuf>,
+    /// CA that signs certificate requests: a PEM file [default: none, nothing is signed].
+    #[arg(long, value_name = "FILE")]
+    pub cluster_signing_cert_file: Option<PathBuf>,
+    /// Private key of that CA: a PEM file.
+    #[arg(long, value_name = "FILE")]
+    pub cluster_signing_key_file: Option<PathBuf>,
+    /// The longest life of a certificate that is signed [default: 8760h].
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    pub cluster_signing_duration: Option<Duration>,
     /// Deployments reconciled at once [default: 5].
     #[arg(long, value_name = "COUNT")]
     pub concurrent_deployment_syncs: Option<usize>,
@@ -133,6 +144,8 @@ struct File {
     node_lifecycle_controller: NodeLifecycle,
     #[serde(rename = "saController")]
     service_accounts: ServiceAccounts,
+    #[serde(rename = "csrSigningController")]
+    signing: SigningController,
     daemon_set_controller: DaemonSetController,
     job_controller: JobController,
     stateful_set_controller: StatefulSetController,
@@ -164,6 +177,7 @@ section! {
         node_cidr_mask_size: u8 = "nodeCIDRMaskSize"
     }
     NodeLifecycle { node_monitor_grace_period: Text }
+    SigningController { cluster_signing_cert_file: PathBuf, cluster_signing_key_file: PathBuf, cluster_signing_duration: Text }
     ServiceAccounts { root_ca_file: PathBuf = "rootCAFile" }
     DaemonSetController { concurrent_daemon_set_syncs: usize }
     JobController { concurrent_job_syncs: usize }
@@ -183,7 +197,7 @@ impl<'de> Deserialize<'de> for Text {
 }
 
 /// What the manager runs with.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     /// How to reach the API servers.
     pub kubeconfig: PathBuf,
@@ -201,6 +215,8 @@ pub struct Config {
     pub terminated_pod_gc_threshold: usize,
     /// The CA bundle to publish, in PEM.
     pub root_ca: Option<String>,
+    /// The CA that signs certificate requests.
+    pub signing: Option<Arc<Signing>>,
     /// Deployments reconciled at once.
     pub concurrent_deployment_syncs: usize,
     /// ReplicaSets reconciled at once.
@@ -301,6 +317,13 @@ impl Config {
                 .or(file.pod_gc.terminated_pod_gc_threshold)
                 .unwrap_or(12500),
             root_ca: root_ca.as_deref().map(read_ca).transpose()?,
+            signing: signing(
+                flags.cluster_signing_cert_file.or(file.signing.cluster_signing_cert_file),
+                flags.cluster_signing_key_file.or(file.signing.cluster_signing_key_file),
+                flags
+                    .cluster_signing_duration
+                    .or(file.signing.cluster_signing_duration.map(|text| text.0)),
+            )?,
             concurrent_deployment_syncs: flags
                 .concurrent_deployment_syncs
                 .or(file.deployment_controller.concurrent_deployment_syncs)
@@ -391,6 +414,34 @@ fn select(wanted: &[String]) -> Result<Vec<&'static str>, ConfigError> {
     let has = |name: &str| wanted.iter().any(|other| other == name);
     let runs = |name: &&&str| !has(&format!("-{name}")) && (has("*") || has(name));
     Ok(NAMES.iter().filter(runs).copied().collect())
+}
+
+/// The CA for certificate requests, if it is configured.
+fn signing(
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    duration: Option<Duration>,
+) -> Result<Option<Arc<Signing>>, ConfigError> {
+    let (certificate, key) = match (certificate, key) {
+        (None, None) => return Ok(None),
+        (Some(certificate), Some(key)) => (certificate, key),
+        _ => {
+            let what = "--cluster-signing-cert-file and --cluster-signing-key-file: expected both or none";
+            return Err(ConfigError::Usage(what.into()));
+        }
+    };
+    let read = |path: &PathBuf| std::fs::read(path).map_err(|source| ConfigError::Read { path: path.clone(), source });
+    let authority = Authority::from_pem(&read(&certificate)?, &read(&key)?).map_err(|error| {
+        ConfigError::Usage(format!(
+            "--cluster-signing-cert-file {}, --cluster-signing-key-file {}: {error}",
+            certificate.display(),
+            key.display()
+        ))
+    })?;
+    Ok(Some(Arc::new(Signing {
+        authority,
+        duration: duration.unwrap_or(Duration::from_secs(365 * 24 * 3600)),
+    })))
 }
 
 fn read_ca(path: &Path) -> Result<String, ConfigError> {

@@ -10,8 +10,13 @@ use api::apiextensions::v1::CustomResourceDefinition;
 use api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use api::batch::v1::Job;
 use api::coordination::v1::Lease;
-use api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount};
+use api::certificates::v1::CertificateSigningRequest;
+use api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController,
+    ResourceQuota, Secret, Service, ServiceAccount,
+};
 use api::discovery::v1::EndpointSlice;
+use api::networking::v1::{IPAddress, ServiceCIDR};
 use api::policy::v1::PodDisruptionBudget;
 use api::rbac::v1::ClusterRole;
 use api::{Object, ObjectKey};
@@ -181,6 +186,22 @@ informers! {
     };
     /// Every CustomResourceDefinition.
     definitions: CustomResourceDefinition = |shared: Shared<CustomResourceDefinition>, _: &Client| shared;
+    /// Every ResourceQuota.
+    resource_quotas: ResourceQuota = |shared: Shared<ResourceQuota>, _: &Client| shared.by_namespace();
+    /// Every claim to storage.
+    persistent_volume_claims: PersistentVolumeClaim = |shared: Shared<PersistentVolumeClaim>, _: &Client| shared;
+    /// Every volume.
+    persistent_volumes: PersistentVolume = |shared: Shared<PersistentVolume>, _: &Client| shared;
+    /// Every range of service addresses.
+    service_cidrs: ServiceCIDR = |shared: Shared<ServiceCIDR>, _: &Client| shared;
+    /// Every service address.
+    ip_addresses: IPAddress = |shared: Shared<IPAddress>, _: &Client| shared;
+    /// Every certificate request.
+    signing_requests: CertificateSigningRequest = |shared: Shared<CertificateSigningRequest>, _: &Client| shared;
+    /// The Secrets that are bootstrap tokens.
+    bootstrap_tokens: Secret = |_, client: &Client| {
+        Shared::new(client, &ListParams::namespace("kube-system").fields("type=bootstrap.kubernetes.io/token"))
+    };
     /// Every ClusterRole.
     cluster_roles: ClusterRole = |shared: Shared<ClusterRole>, _: &Client| shared;
 }

@@ -58,7 +58,10 @@ impl Plugin for AlwaysPullImages {
 fn has_new_image(request: &AdmissionRequest<'_>, pod: &Value) -> bool {
     fn images(pod: &Value) -> impl Iterator<Item = &str> {
         let kinds = ["/spec/initContainers", "/spec/containers", "/spec/ephemeralContainers"];
-        kinds.into_iter().flat_map(|path| list(pod, path)).map(|c| text(c, "/image"))
+        kinds
+            .into_iter()
+            .flat_map(|path| list(pod, path))
+            .map(|c| text(c, "/image"))
     }
     match request.old {
         Some(old) => images(pod).any(|image| !images(old).any(|known| known == image)),
@@ -78,11 +81,16 @@ mod tests {
     async fn every_image_is_pulled() {
         let fixture = Fixture::default();
         let pod = json!({"spec": {"containers": [{"name": "a", "imagePullPolicy": "Never"}], "volumes": [{"name": "v", "image": {}}]}});
-        let pod = fixture.mutate(&AlwaysPullImages, Operation::Create, "", "pods", pod, None).await.unwrap();
+        let pod = fixture
+            .mutate(&AlwaysPullImages, Operation::Create, "", "pods", pod, None)
+            .await
+            .unwrap();
         assert_eq!(pod["spec"]["containers"][0]["imagePullPolicy"], "Always");
         assert_eq!(pod["spec"]["volumes"][0]["image"]["pullPolicy"], "Always");
         let never = json!({"spec": {"containers": [{"imagePullPolicy": "Never"}]}});
-        let refused = fixture.validate(&AlwaysPullImages, Operation::Create, "", "pods", &never, None).await;
+        let refused = fixture
+            .validate(&AlwaysPullImages, Operation::Create, "", "pods", &never, None)
+            .await;
         assert_eq!(
             refused.unwrap_err().message,
             "pods \"x\" is forbidden: spec.containers[0].imagePullPolicy: Unsupported value: \"Never\": supported values: \"Always\""

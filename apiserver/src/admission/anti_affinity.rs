@@ -20,7 +20,11 @@ impl Plugin for LimitPodHardAntiAffinityTopology {
     }
 
     async fn validate(&self, _cx: &Context, request: &AdmissionRequest<'_>, pod: &Value) -> Result<(), Error> {
-        match list(pod, TERMS).iter().map(|term| text(term, "/topologyKey")).find(|key| *key != HOST) {
+        match list(pod, TERMS)
+            .iter()
+            .map(|term| text(term, "/topologyKey"))
+            .find(|key| *key != HOST)
+        {
             None => Ok(()),
             Some(key) => Err(forbidden(
                 request,
@@ -46,7 +50,9 @@ mod tests {
         let fixture = Fixture::default();
         for (key, allowed) in [(HOST, true), ("zone", false)] {
             let plugin = &LimitPodHardAntiAffinityTopology;
-            let outcome = fixture.validate(plugin, Operation::Create, "", "pods", &pod(key), None).await;
+            let outcome = fixture
+                .validate(plugin, Operation::Create, "", "pods", &pod(key), None)
+                .await;
             assert_eq!(outcome.is_ok(), allowed, "{key}");
         }
     }

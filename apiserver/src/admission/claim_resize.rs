@@ -19,13 +19,20 @@ impl Plugin for PersistentVolumeClaimResize {
 
     async fn validate(&self, cx: &Context, request: &AdmissionRequest<'_>, claim: &Value) -> Result<(), Error> {
         let old = request.old.unwrap_or(&Value::Null);
-        let size = |claim: &Value| claim.pointer("/spec/resources/requests/storage").and_then(parse_quantity);
+        let size = |claim: &Value| {
+            claim
+                .pointer("/spec/resources/requests/storage")
+                .and_then(parse_quantity)
+        };
         match (size(old), size(claim)) {
             (before, Some(after)) if before.is_none_or(|before| after > before) => {}
             _ => return Ok(()),
         }
         if text(old, "/status/phase") != "Bound" {
-            return Err(forbidden(request, "Only bound persistent volume claims can be expanded"));
+            return Err(forbidden(
+                request,
+                "Only bound persistent volume claims can be expanded",
+            ));
         }
         let (class, before) = (class(claim), class(old));
         let class = match class == before && !class.is_empty() {
@@ -66,14 +73,31 @@ mod tests {
         let claim = |class: &str, size: &str, phase: &str| json!({"spec": {"storageClassName": class, "resources": {"requests": {"storage": size}}}, "status": {"phase": phase}});
         for (class, size, phase, want) in [
             ("growing", "2Gi", "Bound", ""),
-            ("growing", "2Gi", "Pending", "Only bound persistent volume claims can be expanded"),
-            ("fixed", "2Gi", "Bound", "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize"),
+            (
+                "growing",
+                "2Gi",
+                "Pending",
+                "Only bound persistent volume claims can be expanded",
+            ),
+            (
+                "fixed",
+                "2Gi",
+                "Bound",
+                "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize",
+            ),
             ("fixed", "1Gi", "Bound", ""),
         ] {
             let (old, new) = (claim(class, "1Gi", phase), claim(class, size, phase));
             let plugin = &PersistentVolumeClaimResize;
             let outcome = fixture
-                .validate(plugin, Operation::Update, "", "persistentvolumeclaims", &new, Some(&old))
+                .validate(
+                    plugin,
+                    Operation::Update,
+                    "",
+                    "persistentvolumeclaims",
+                    &new,
+                    Some(&old),
+                )
                 .await;
             let said = outcome.err().map(|e| e.message).unwrap_or_default();
             assert!(said.ends_with(want) && said.is_empty() == want.is_empty(), "{said}");

@@ -57,7 +57,9 @@ impl Limit {
                 buckets.remove(&oldest);
             }
         }
-        let Some(bucket) = buckets.get_mut(key) else { return true };
+        let Some(bucket) = buckets.get_mut(key) else {
+            return true;
+        };
         let elapsed = now.saturating_duration_since(bucket.filled).as_secs_f64();
         bucket.tokens = (bucket.tokens + elapsed * self.qps).min(self.burst);
         bucket.filled = now;
@@ -91,7 +93,9 @@ impl EventRateLimit {
             };
             let (qps, burst, cache) = (number(item, "/qps"), number(item, "/burst"), number(item, "/cacheSize"));
             if qps <= 0 || burst <= 0 || !(0..=MOST).contains(&cache) {
-                return Err(format!("limits[{i}]: expected qps and burst above 0 and cacheSize up to {MOST}"));
+                return Err(format!(
+                    "limits[{i}]: expected qps and burst above 0 and cacheSize up to {MOST}"
+                ));
             }
             limits.push(Limit {
                 scope,
@@ -166,7 +170,9 @@ mod tests {
         let fixture = Fixture::default();
         let mut codes = Vec::new();
         for _ in 0..3 {
-            let outcome = fixture.validate(&plugin, Operation::Create, "", "events", &json!({}), None).await;
+            let outcome = fixture
+                .validate(&plugin, Operation::Create, "", "events", &json!({}), None)
+                .await;
             codes.push(outcome.err().map_or(201, |e| e.code));
         }
         assert_eq!(codes, [201, 201, 429]);
@@ -175,7 +181,8 @@ mod tests {
 
     #[test]
     fn tokens_come_back_and_old_keys_go() {
-        let plugin = EventRateLimit::new(&json!({"limits": [{"type": "User", "qps": 10, "burst": 1, "cacheSize": 2}]})).unwrap();
+        let plugin =
+            EventRateLimit::new(&json!({"limits": [{"type": "User", "qps": 10, "burst": 1, "cacheSize": 2}]})).unwrap();
         let (limit, start) = (&plugin.limits[0], Instant::now());
         let later = start + std::time::Duration::from_millis(100);
         assert!(limit.take("a", start) && !limit.take("a", start) && limit.take("a", later));

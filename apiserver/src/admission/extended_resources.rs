@@ -19,9 +19,14 @@ impl Plugin for ExtendedResourceToleration {
     }
 
     async fn mutate(&self, _cx: &Context, _request: &AdmissionRequest<'_>, pod: &mut Value) -> Result<(), Error> {
-        let containers = list(pod, "/spec/containers").iter().chain(list(pod, "/spec/initContainers"));
+        let containers = list(pod, "/spec/containers")
+            .iter()
+            .chain(list(pod, "/spec/initContainers"));
         let asked = containers.filter_map(|c| c.pointer("/resources/requests")?.as_object());
-        let names: BTreeSet<&String> = asked.flat_map(|map| map.keys()).filter(|name| is_extended(name)).collect();
+        let names: BTreeSet<&String> = asked
+            .flat_map(|map| map.keys())
+            .filter(|name| is_extended(name))
+            .collect();
         let more: Vec<Value> = names
             .into_iter()
             .map(|name| json!({"key": name, "operator": "Exists", "effect": "NoSchedule"}))
@@ -48,7 +53,10 @@ mod tests {
     async fn a_device_is_tolerated() {
         let pod = json!({"spec": {"containers": [{"resources": {"requests": {"cpu": "1", "example.com/gpu": "1"}}}]}});
         let plugin = &ExtendedResourceToleration;
-        let pod = Fixture::default().mutate(plugin, Operation::Create, "", "pods", pod, None).await.unwrap();
+        let pod = Fixture::default()
+            .mutate(plugin, Operation::Create, "", "pods", pod, None)
+            .await
+            .unwrap();
         let want = json!([{"key": "example.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]);
         assert_eq!(pod["spec"]["tolerations"], want);
     }

@@ -39,8 +39,23 @@ mod tests {
         let (fixture, plugin) = (Fixture::default(), &DenyServiceExternalIPs);
         let one = with(json!(["1.2.3.4"]));
         let two = with(json!(["1.2.3.4", "5.6.7.8"]));
-        assert!(fixture.validate(plugin, Operation::Create, "", "services", &one, None).await.is_err());
-        assert!(fixture.validate(plugin, Operation::Update, "", "services", &one, Some(&two)).await.is_ok());
-        assert!(fixture.validate(plugin, Operation::Update, "", "services", &two, Some(&one)).await.is_err());
+        assert!(
+            fixture
+                .validate(plugin, Operation::Create, "", "services", &one, None)
+                .await
+                .is_err()
+        );
+        assert!(
+            fixture
+                .validate(plugin, Operation::Update, "", "services", &one, Some(&two))
+                .await
+                .is_ok()
+        );
+        assert!(
+            fixture
+                .validate(plugin, Operation::Update, "", "services", &two, Some(&one))
+                .await
+                .is_err()
+        );
     }
 }

@@ -61,7 +61,10 @@ impl Plugin for LimitRanger {
 /// `default` and `defaultRequest` of the Container limits, and a note about them on the pod.
 fn fill(range: &Value, pod: &mut Value) {
     let (mut limits, mut requests) = (Map::new(), Map::new());
-    for limit in list(range, "/spec/limits").iter().filter(|l| text(l, "/type") == "Container") {
+    for limit in list(range, "/spec/limits")
+        .iter()
+        .filter(|l| text(l, "/type") == "Container")
+    {
         let pairs = |field: &str| limit.get(field).and_then(Value::as_object).cloned().unwrap_or_default();
         limits.extend(pairs("default"));
         requests.extend(pairs("defaultRequest"));
@@ -74,7 +77,11 @@ fn fill(range: &Value, pod: &mut Value) {
             for (field, defaults) in [("requests", &requests), ("limits", &limits)] {
                 let given = give(container, field, defaults);
                 if !given.is_empty() {
-                    notes.push(format!("{} {} for {name}", given.join(", "), field.trim_end_matches('s')));
+                    notes.push(format!(
+                        "{} {} for {name}",
+                        given.join(", "),
+                        field.trim_end_matches('s')
+                    ));
                 }
             }
         }
@@ -83,7 +90,11 @@ fn fill(range: &Value, pod: &mut Value) {
         notes.is_empty(),
         ensure(pod, "metadata").and_then(|metadata| ensure(metadata, "annotations")),
     ) {
-        set(annotations, ANNOTATION, format!("LimitRanger plugin set: {}", notes.join("; ")));
+        set(
+            annotations,
+            ANNOTATION,
+            format!("LimitRanger plugin set: {}", notes.join("; ")),
+        );
     }
 }
 
@@ -95,7 +106,11 @@ fn give(container: &mut Value, field: &str, defaults: &Map<String, Value>) -> Ve
     let Some(amounts) = ensure(container, "resources").and_then(|resources| ensure(resources, field)) else {
         return Vec::new();
     };
-    let mut given: Vec<String> = defaults.keys().filter(|name| amounts.get(*name).is_none()).cloned().collect();
+    let mut given: Vec<String> = defaults
+        .keys()
+        .filter(|name| amounts.get(*name).is_none())
+        .cloned()
+        .collect();
     for name in &given {
         set(amounts, name, defaults[name].clone());
     }
@@ -160,7 +175,9 @@ fn check_ratio(limit: &Value, kind: &str, observe: &dyn Fn(&str, &str) -> Option
             }
             _ => "no limit is specified or limit is 0".to_owned(),
         };
-        faults.push(format!("{name} max limit to request ratio per {kind} is {most}, but {fault}"));
+        faults.push(format!(
+            "{name} max limit to request ratio per {kind} is {most}, but {fault}"
+        ));
     }
 }
 
@@ -207,7 +224,9 @@ fn check_claim(limit: &Value, claim: &Value, faults: &mut Vec<String>) {
                 Some(asked) if field == "max" && asked > bound => format!(", but request is {asked}"),
                 Some(_) => continue,
             };
-            faults.push(format!("{word} {name} usage per PersistentVolumeClaim is {bound}{fault}"));
+            faults.push(format!(
+                "{word} {name} usage per PersistentVolumeClaim is {bound}{fault}"
+            ));
         }
     }
 }
@@ -249,18 +268,42 @@ mod tests {
         let claim = json!({"spec": {"resources": {"requests": {"storage": "10Gi"}}}});
         type Check = fn(&Value, &Value, &mut Vec<String>);
         for (limit, object, check, want) in [
-            (json!({"type": "Container", "maxLimitRequestRatio": {"cpu": "2"}}), &pod, check_pod as Check,
-                "cpu max limit to request ratio per Container is 2, but provided ratio is 4.000000"),
-            (json!({"type": "Container", "maxLimitRequestRatio": {"memory": "2"}}), &pod, check_pod as Check,
-                "memory max limit to request ratio per Container is 2, but no request is specified or request is 0"),
-            (json!({"type": "Pod", "max": {"cpu": "500m"}}), &pod, check_pod as Check,
-                "maximum cpu usage per Pod is 500m, but limit is 800m"),
-            (json!({"type": "Pod", "min": {"cpu": "1"}}), &pod, check_pod as Check,
-                "minimum cpu usage per Pod is 1, but request is 200m"),
-            (json!({"type": "PersistentVolumeClaim", "max": {"storage": "5Gi"}}), &claim, check_claim as Check,
-                "maximum storage usage per PersistentVolumeClaim is 5Gi, but request is 10Gi"),
-            (json!({"type": "PersistentVolumeClaim", "min": {"storage": "20Gi"}}), &claim, check_claim as Check,
-                "minimum storage usage per PersistentVolumeClaim is 20Gi, but request is 10Gi"),
+            (
+                json!({"type": "Container", "maxLimitRequestRatio": {"cpu": "2"}}),
+                &pod,
+                check_pod as Check,
+                "cpu max limit to request ratio per Container is 2, but provided ratio is 4.000000",
+            ),
+            (
+                json!({"type": "Container", "maxLimitRequestRatio": {"memory": "2"}}),
+                &pod,
+                check_pod as Check,
+                "memory max limit to request ratio per Container is 2, but no request is specified or request is 0",
+            ),
+            (
+                json!({"type": "Pod", "max": {"cpu": "500m"}}),
+                &pod,
+                check_pod as Check,
+                "maximum cpu usage per Pod is 500m, but limit is 800m",
+            ),
+            (
+                json!({"type": "Pod", "min": {"cpu": "1"}}),
+                &pod,
+                check_pod as Check,
+                "minimum cpu usage per Pod is 1, but request is 200m",
+            ),
+            (
+                json!({"type": "PersistentVolumeClaim", "max": {"storage": "5Gi"}}),
+                &claim,
+                check_claim as Check,
+                "maximum storage usage per PersistentVolumeClaim is 5Gi, but request is 10Gi",
+            ),
+            (
+                json!({"type": "PersistentVolumeClaim", "min": {"storage": "20Gi"}}),
+                &claim,
+                check_claim as Check,
+                "minimum storage usage per PersistentVolumeClaim is 20Gi, but request is 10Gi",
+            ),
         ] {
             let mut faults = Vec::new();
             check(&limit, object, &mut faults);

@@ -66,10 +66,14 @@ mod tests {
     async fn missing_namespaces_are_refused_or_made() {
         let (fixture, object) = (Fixture::default(), json!({}));
         let check = async || {
-            fixture.validate(&NamespaceExists, Operation::Create, "", "pods", &object, None).await
+            fixture
+                .validate(&NamespaceExists, Operation::Create, "", "pods", &object, None)
+                .await
         };
         assert_eq!(check().await.unwrap_err().message, "namespaces \"dev\" not found");
-        let made = fixture.mutate(&NamespaceAutoProvision, Operation::Create, "", "pods", json!({}), None).await;
+        let made = fixture
+            .mutate(&NamespaceAutoProvision, Operation::Create, "", "pods", json!({}), None)
+            .await;
         assert!(made.is_ok() && check().await.is_ok());
     }
 }

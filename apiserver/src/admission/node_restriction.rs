@@ -116,10 +116,14 @@ async fn mirror_pod(cx: &Context, node: &str, pod: &Value) -> Result<Result<(), 
         let mut sources = volumes.iter().flat_map(|v| list(v, "/projected/sources"));
         sources.any(|source| source.get(kind).is_some())
     };
-    let containers = list(pod, "/spec/containers").iter().chain(list(pod, "/spec/initContainers"));
+    let containers = list(pod, "/spec/containers")
+        .iter()
+        .chain(list(pod, "/spec/initContainers"));
     let env = |key: &str, from: &str| {
         containers.clone().any(|c| {
-            list(c, "/env").iter().any(|e| e.pointer(&format!("/valueFrom/{key}")).is_some())
+            list(c, "/env")
+                .iter()
+                .any(|e| e.pointer(&format!("/valueFrom/{key}")).is_some())
                 || list(c, "/envFrom").iter().any(|e| e.get(from).is_some())
         })
     };
@@ -321,7 +325,12 @@ fn claim_status(node: &str, request: &AdmissionRequest<'_>, claim: &Value) -> Re
             ("metadata", &["resourceVersion", "managedFields"][..]),
             (
                 "status",
-                &["capacity", "conditions", "allocatedResources", "allocatedResourceStatuses"][..],
+                &[
+                    "capacity",
+                    "conditions",
+                    "allocatedResources",
+                    "allocatedResourceStatuses",
+                ][..],
             ),
         ] {
             if let Some(map) = rest.get_mut(parent).and_then(Value::as_object_mut) {
@@ -368,7 +377,11 @@ mod tests {
             ..Default::default()
         };
         fixture
-            .put("", "nodes", serde_json::json!({"metadata": {"name": "n1", "uid": "u1"}}))
+            .put(
+                "",
+                "nodes",
+                serde_json::json!({"metadata": {"name": "n1", "uid": "u1"}}),
+            )
             .await;
         let mirror = |patch: Value| {
             let mut pod = serde_json::json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "h"}, "ownerReferences":
@@ -378,19 +391,43 @@ mod tests {
         };
         for (patch, want) in [
             (serde_json::json!({}), ""),
-            (serde_json::json!({"metadata": {"annotations": null}}), "node \"n1\" can only create mirror pods"),
-            (serde_json::json!({"metadata": {"ownerReferences": null}}), "with an owner reference set to itself"),
-            (serde_json::json!({"spec": {"nodeName": "n2"}}), "with spec.nodeName set to itself"),
-            (serde_json::json!({"spec": {"volumes": [{"secret": {}}]}}), "reference secrets"),
-            (serde_json::json!({"spec": {"containers": [{"envFrom": [{"configMapRef": {}}]}]}}), "reference configmaps"),
+            (
+                serde_json::json!({"metadata": {"annotations": null}}),
+                "node \"n1\" can only create mirror pods",
+            ),
+            (
+                serde_json::json!({"metadata": {"ownerReferences": null}}),
+                "with an owner reference set to itself",
+            ),
+            (
+                serde_json::json!({"spec": {"nodeName": "n2"}}),
+                "with spec.nodeName set to itself",
+            ),
+            (
+                serde_json::json!({"spec": {"volumes": [{"secret": {}}]}}),
+                "reference secrets",
+            ),
+            (
+                serde_json::json!({"spec": {"containers": [{"envFrom": [{"configMapRef": {}}]}]}}),
+                "reference configmaps",
+            ),
         ] {
             let pod = mirror(patch);
-            let outcome = fixture.validate(&NodeRestriction, Operation::Create, "", "pods", &pod, None).await;
+            let outcome = fixture
+                .validate(&NodeRestriction, Operation::Create, "", "pods", &pod, None)
+                .await;
             let said = outcome.err().map(|e| e.message).unwrap_or_default();
             assert!(said.ends_with(want) && said.is_empty() == want.is_empty(), "{said}");
         }
         fixture.subresource = "binding";
-        let refused = fixture.validate(&NodeRestriction, Operation::Create, "", "pods", &Value::Null, None).await;
-        assert!(refused.unwrap_err().message.contains("unexpected pod subresource \"binding\""));
+        let refused = fixture
+            .validate(&NodeRestriction, Operation::Create, "", "pods", &Value::Null, None)
+            .await;
+        assert!(
+            refused
+                .unwrap_err()
+                .message
+                .contains("unexpected pod subresource \"binding\"")
+        );
     }
 }

@@ -28,12 +28,19 @@ impl Plugin for OwnerReferencesPermissionEnforcement {
         }
         let mut delete = request.attributes.clone();
         delete.verb = "delete".into();
-        allowed(cx, request, &delete, "cannot set an ownerRef on a resource you can't delete").await?;
+        allowed(
+            cx,
+            request,
+            &delete,
+            "cannot set an ownerRef on a resource you can't delete",
+        )
+        .await?;
         let blocks = |reference: &&Value| reference.get("blockOwnerDeletion") == Some(&Value::Bool(true));
         let known = |uid: &str| before.iter().filter(blocks).any(|r| text(r, "/uid") == uid);
         for reference in after.iter().filter(blocks).filter(|r| !known(text(r, "/uid"))) {
             let finalize = finalizers(request, reference)?;
-            let why = "cannot set blockOwnerDeletion if an ownerReference refers to a resource you can't set finalizers on";
+            let why =
+                "cannot set blockOwnerDeletion if an ownerReference refers to a resource you can't set finalizers on";
             allowed(cx, request, &finalize, why).await?;
         }
         Ok(())
@@ -42,7 +49,7 @@ impl Plugin for OwnerReferencesPermissionEnforcement {
 
 async fn allowed(cx: &Context, request: &AdmissionRequest<'_>, wanted: &Attributes, why: &str) -> Result<(), Error> {
     match cx.authorizers.authorize(request.user, wanted).await {
-        Decision::Allow => Ok(()),
+        Decision::Allow(_) => Ok(()),
         Decision::Deny(reason) | Decision::NoOpinion(reason) => {
             Err(forbidden(request, format!("{why}: {reason}, <nil>")))
         }
@@ -52,7 +59,10 @@ async fn allowed(cx: &Context, request: &AdmissionRequest<'_>, wanted: &Attribut
 /// The update of the owner's finalizers.
 fn finalizers(request: &AdmissionRequest<'_>, reference: &Value) -> Result<Attributes, Error> {
     let reference: OwnerReference = serde_json::from_value(reference.clone()).map_err(Error::internal)?;
-    let (group, version) = reference.api_version.split_once('/').unwrap_or(("", &reference.api_version));
+    let (group, version) = reference
+        .api_version
+        .split_once('/')
+        .unwrap_or(("", &reference.api_version));
     let Some(owner) = api::resources::find_kind(group, version, &reference.kind) else {
         let why = format!(
             "cannot set blockOwnerDeletion in this case because cannot find RESTMapping for APIVersion {} Kind {}",
@@ -87,10 +97,29 @@ mod tests {
         let mut fixture = Fixture::default();
         let object = json!({"metadata": {"ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "d", "uid": "1", "blockOwnerDeletion": true}]}});
         let plugin = &OwnerReferencesPermissionEnforcement;
-        assert!(fixture.validate(plugin, Operation::Create, "", "pods", &object, None).await.is_ok());
+        assert!(
+            fixture
+                .validate(plugin, Operation::Create, "", "pods", &object, None)
+                .await
+                .is_ok()
+        );
         fixture.user = UserInfo::anonymous();
-        let refused = fixture.validate(plugin, Operation::Create, "", "pods", &object, None).await.unwrap_err();
-        assert!(refused.message.contains("cannot set an ownerRef on a resource you can't delete"), "{}", refused.message);
-        assert!(fixture.validate(plugin, Operation::Update, "", "pods", &object, Some(&object)).await.is_ok());
+        let refused = fixture
+            .validate(plugin, Operation::Create, "", "pods", &object, None)
+            .await
+            .unwrap_err();
+        assert!(
+            refused
+                .message
+                .contains("cannot set an ownerRef on a resource you can't delete"),
+            "{}",
+            refused.message
+        );
+        assert!(
+            fixture
+                .validate(plugin, Operation::Update, "", "pods", &object, Some(&object))
+                .await
+                .is_ok()
+        );
     }
 }

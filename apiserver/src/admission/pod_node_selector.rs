@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::{Context, Plugin, creates, forbidden};
-use crate::kinds::field::{ensure, set, text};
+use crate::kinds::field::{ensure, set};
 use crate::registry::access::AdmissionRequest;
 
 const ANNOTATION: &str = "/metadata/annotations/scheduler.alpha.kubernetes.io~1node-selector";
@@ -67,7 +67,10 @@ impl Plugin for PodNodeSelector {
     async fn mutate(&self, cx: &Context, request: &AdmissionRequest<'_>, pod: &mut Value) -> Result<(), Error> {
         let mut selector = self.of_namespace(cx, &request.attributes.namespace).await?;
         let pods = own(pod);
-        if pods.iter().any(|(key, value)| selector.get(key).is_some_and(|other| other != value)) {
+        if pods
+            .iter()
+            .any(|(key, value)| selector.get(key).is_some_and(|other| other != value))
+        {
             return Err(forbidden(
                 request,
                 "pod node label selector conflicts with its namespace node label selector",
@@ -83,7 +86,10 @@ impl Plugin for PodNodeSelector {
     async fn validate(&self, cx: &Context, request: &AdmissionRequest<'_>, pod: &Value) -> Result<(), Error> {
         let namespace = &request.attributes.namespace;
         let (pods, wanted) = (own(pod), self.of_namespace(cx, namespace).await?);
-        if wanted.iter().any(|(key, value)| pods.get(key).is_some_and(|own| own != value)) {
+        if wanted
+            .iter()
+            .any(|(key, value)| pods.get(key).is_some_and(|own| own != value))
+        {
             return Err(forbidden(
                 request,
                 "pod node label selector conflicts with its namespace node label selector",
@@ -110,17 +116,31 @@ mod tests {
         let fixture = Fixture::default();
         let namespace = json!({"metadata": {"name": "dev", "annotations": {"scheduler.alpha.kubernetes.io/node-selector": "env=dev"}}});
         fixture.put("", "namespaces", namespace).await;
-        let plugin = PodNodeSelector::new(&json!({"podNodeSelectorPluginConfig": {"dev": "env=dev,disk=ssd"}})).unwrap();
+        let plugin =
+            PodNodeSelector::new(&json!({"podNodeSelectorPluginConfig": {"dev": "env=dev,disk=ssd"}})).unwrap();
         let run = async |selector: Value| {
             let pod = json!({"spec": {"nodeSelector": selector}});
-            let pod = fixture.mutate(&plugin, Operation::Create, "", "pods", pod, None).await?;
-            fixture.validate(&plugin, Operation::Create, "", "pods", &pod, None).await?;
+            let pod = fixture
+                .mutate(&plugin, Operation::Create, "", "pods", pod, None)
+                .await?;
+            fixture
+                .validate(&plugin, Operation::Create, "", "pods", &pod, None)
+                .await?;
             Ok::<_, Error>(pod["spec"]["nodeSelector"].clone())
         };
-        assert_eq!(run(json!({"disk": "ssd"})).await.unwrap(), json!({"disk": "ssd", "env": "dev"}));
+        assert_eq!(
+            run(json!({"disk": "ssd"})).await.unwrap(),
+            json!({"disk": "ssd", "env": "dev"})
+        );
         for (selector, want) in [
-            (json!({"env": "prod"}), "pod node label selector conflicts with its namespace node label selector"),
-            (json!({"disk": "hdd"}), "pod node label selector labels conflict with its namespace whitelist"),
+            (
+                json!({"env": "prod"}),
+                "pod node label selector conflicts with its namespace node label selector",
+            ),
+            (
+                json!({"disk": "hdd"}),
+                "pod node label selector labels conflict with its namespace whitelist",
+            ),
         ] {
             assert!(run(selector).await.unwrap_err().message.ends_with(want));
         }

@@ -41,7 +41,9 @@ impl ResourceQuota {
         for (i, item) in list(config, "/limitedResources").iter().enumerate() {
             let resource = text(item, "/resource");
             if resource.is_empty() {
-                return Err(format!("limitedResources[{i}].resource: expected the name of a resource"));
+                return Err(format!(
+                    "limitedResources[{i}].resource: expected the name of a resource"
+                ));
             }
             let contains = list(item, "/matchContains").iter().filter_map(Value::as_str);
             limited.push(Limited {
@@ -178,24 +180,34 @@ fn charge(limited: &[Limited], quotas: Vec<Quota>, wanted: &Use<'_>) -> Result<V
     for mut quota in quotas {
         let (hard, used) = (status(&quota.object, "hard"), status(&quota.object, "used"));
         let scopes = quota::scopes(&quota.object);
-        let in_scope = scopes.iter().filter(|scope| wanted.counted.in_scope(wanted.object, scope));
+        let in_scope = scopes
+            .iter()
+            .filter(|scope| wanted.counted.in_scope(wanted.object, scope));
         covered_scopes.extend(in_scope.map(|scope| scope.name.clone()));
         if !wanted.counted.covered(wanted.object, &hard, &scopes) {
             continue;
         }
         let name = text(&quota.object, "/metadata/name").to_owned();
-        let limits: Amounts = hard.into_iter().filter(|(name, _)| wanted.counted.matches_name(name)).collect();
+        let limits: Amounts = hard
+            .into_iter()
+            .filter(|(name, _)| wanted.counted.matches_name(name))
+            .collect();
         wanted
             .counted
             .constraints(wanted.object, &limits)
             .map_err(|why| format!("failed quota: {name}: {why}"))?;
         if limits.keys().any(|name| !used.contains_key(name)) {
             let names: Vec<&str> = limits.keys().map(String::as_str).collect();
-            return Err(format!("status unknown for quota: {name}, resources: {}", names.join(",")));
+            return Err(format!(
+                "status unknown for quota: {name}, resources: {}",
+                names.join(",")
+            ));
         }
         limited_names.extend(limits.keys().cloned());
         // An object that comes under the quota by this change is charged in full.
-        let was_covered = wanted.old.is_some_and(|old| wanted.counted.covered(old, &limits, &scopes));
+        let was_covered = wanted
+            .old
+            .is_some_and(|old| wanted.counted.covered(old, &limits, &scopes));
         let growth = if was_covered { &wanted.growth } else { &wanted.total };
         let growth: Amounts = growth
             .iter()
@@ -256,11 +268,16 @@ fn uncovered(
     let (mut names, mut scopes) = (BTreeSet::new(), Vec::new());
     for limited in limited.iter().filter(ours) {
         let contains = |name: &&String| limited.match_contains.iter().any(|part| name.contains(part.as_str()));
-        let used = wanted.total.iter().filter(|(_, amount)| !amount.is_zero()).map(|(name, _)| name);
+        let used = wanted
+            .total
+            .iter()
+            .filter(|(_, amount)| !amount.is_zero())
+            .map(|(name, _)| name);
         names.extend(used.filter(contains).filter(|name| !covered_names.contains(*name)));
-        let open = limited.match_scopes.iter().filter(|scope| {
-            wanted.counted.in_scope(wanted.object, scope) && !covered_scopes.contains(&scope.name)
-        });
+        let open = limited
+            .match_scopes
+            .iter()
+            .filter(|scope| wanted.counted.in_scope(wanted.object, scope) && !covered_scopes.contains(&scope.name));
         scopes.extend(open.map(|s| format!("{{{} {} [{}]}}", s.name, s.operator, s.values.join(" "))));
     }
     if !names.is_empty() {
@@ -268,7 +285,10 @@ fn uncovered(
         return Err(format!("insufficient quota to consume: {}", names.join(",")));
     }
     if !scopes.is_empty() {
-        return Err(format!("insufficient quota to match these scopes: [{}]", scopes.join(" ")));
+        return Err(format!(
+            "insufficient quota to match these scopes: [{}]",
+            scopes.join(" ")
+        ));
     }
     Ok(())
 }
@@ -281,7 +301,13 @@ mod tests {
 
     fn quota(hard: Value, used: Value) -> Quota {
         let object = json!({"metadata": {"name": "q"}, "status": {"hard": hard, "used": used}});
-        let entry = Arc::new(Entry::new("core/resourcequotas/dev/q".into(), 1, 1, bytes::Bytes::new(), None));
+        let entry = Arc::new(Entry::new(
+            "core/resourcequotas/dev/q".into(),
+            1,
+            1,
+            bytes::Bytes::new(),
+            None,
+        ));
         Quota { entry, object }
     }
 
@@ -308,23 +334,45 @@ mod tests {
             counts_only: false,
         };
         let changed = charge(limited, quotas, &wanted)?;
-        Ok(changed.first().map_or(Value::Null, |q| q.object["status"]["used"].clone()))
+        Ok(changed
+            .first()
+            .map_or(Value::Null, |q| q.object["status"]["used"].clone()))
     }
 
     #[test]
     fn usage_grows_to_the_limit_and_no_further() {
-        let some = |used: &str| vec![quota(json!({"pods": "2", "cpu": "1"}), json!({"pods": used, "cpu": "500m"}))];
+        let some = |used: &str| {
+            vec![quota(
+                json!({"pods": "2", "cpu": "1"}),
+                json!({"pods": used, "cpu": "500m"}),
+            )]
+        };
         let after = run(&[], some("1"), &pod("100m"), None).unwrap();
         assert_eq!(after, json!({"pods": "2", "cpu": "600m"}));
         for (used, cpu, want) in [
-            ("2", "100m", "exceeded quota: q, requested: pods=1, used: pods=2, limited: pods=2"),
-            ("1", "600m", "exceeded quota: q, requested: cpu=600m, used: cpu=500m, limited: cpu=1"),
-            ("2", "600m", "exceeded quota: q, requested: cpu=600m,pods=1, used: cpu=500m,pods=2, limited: cpu=1,pods=2"),
+            (
+                "2",
+                "100m",
+                "exceeded quota: q, requested: pods=1, used: pods=2, limited: pods=2",
+            ),
+            (
+                "1",
+                "600m",
+                "exceeded quota: q, requested: cpu=600m, used: cpu=500m, limited: cpu=1",
+            ),
+            (
+                "2",
+                "600m",
+                "exceeded quota: q, requested: cpu=600m,pods=1, used: cpu=500m,pods=2, limited: cpu=1,pods=2",
+            ),
         ] {
             assert_eq!(run(&[], some(used), &pod(cpu), None).unwrap_err(), want);
         }
         let nothing = json!({"spec": {"containers": [{"name": "c"}]}});
-        assert_eq!(run(&[], some("0"), &nothing, None).unwrap_err(), "failed quota: q: must specify cpu for: c");
+        assert_eq!(
+            run(&[], some("0"), &nothing, None).unwrap_err(),
+            "failed quota: q: must specify cpu for: c"
+        );
         let unknown = vec![quota(json!({"pods": "2"}), json!({}))];
         let why = run(&[], unknown, &nothing, None).unwrap_err();
         assert_eq!(why, "status unknown for quota: q, resources: pods");
@@ -332,7 +380,12 @@ mod tests {
 
     #[test]
     fn a_resize_is_charged_with_the_difference() {
-        let full = || vec![quota(json!({"pods": "1", "cpu": "1"}), json!({"pods": "1", "cpu": "500m"}))];
+        let full = || {
+            vec![quota(
+                json!({"pods": "1", "cpu": "1"}),
+                json!({"pods": "1", "cpu": "500m"}),
+            )]
+        };
         let after = run(&[], full(), &pod("800m"), Some(&pod("500m"))).unwrap();
         assert_eq!(after, json!({"pods": "1", "cpu": "800m"}));
         assert_eq!(run(&[], full(), &pod("100m"), Some(&pod("500m"))).unwrap(), Value::Null);
@@ -347,9 +400,17 @@ mod tests {
         assert_eq!(why, "insufficient quota to consume: count/pods,pods");
         let mut high = pod("1");
         high["spec"]["priorityClassName"] = json!("high");
-        let covering = || vec![quota(json!({"pods": "5", "count/pods": "5"}), json!({"pods": "0", "count/pods": "0"}))];
+        let covering = || {
+            vec![quota(
+                json!({"pods": "5", "count/pods": "5"}),
+                json!({"pods": "0", "count/pods": "0"}),
+            )]
+        };
         let why = run(&plugin.limited, covering(), &high, None).unwrap_err();
-        assert_eq!(why, "insufficient quota to match these scopes: [{PriorityClass In [high]}]");
+        assert_eq!(
+            why,
+            "insufficient quota to match these scopes: [{PriorityClass In [high]}]"
+        );
         assert!(run(&plugin.limited, covering(), &pod("1"), None).is_ok());
     }
 }

@@ -26,7 +26,9 @@ impl Plugin for RuntimeClass {
             match pod.pointer("/spec/overhead") {
                 Some(own) if !same(own, overhead) => return Err(forbidden(request, MISMATCH)),
                 Some(_) => {}
-                None => ensure(pod, "spec").into_iter().for_each(|spec| set(spec, "overhead", overhead.clone())),
+                None => ensure(pod, "spec")
+                    .into_iter()
+                    .for_each(|spec| set(spec, "overhead", overhead.clone())),
             }
         }
         let selector = class.pointer("/scheduling/nodeSelector").and_then(Value::as_object);
@@ -71,7 +73,10 @@ async fn class_of(cx: &Context, request: &AdmissionRequest<'_>, pod: &Value) -> 
         return Ok(None);
     }
     match cx.get("node.k8s.io", "runtimeclasses", "", name).await? {
-        None => Err(forbidden(request, format!("pod rejected: RuntimeClass {name:?} not found"))),
+        None => Err(forbidden(
+            request,
+            format!("pod rejected: RuntimeClass {name:?} not found"),
+        )),
         class => Ok(class),
     }
 }
@@ -95,13 +100,22 @@ mod tests {
         let class = json!({"metadata": {"name": "vm"}, "handler": "vm", "overhead": {"podFixed": {"cpu": "100m"}},
             "scheduling": {"nodeSelector": {"vm": "yes"}, "tolerations": [{"key": "vm", "operator": "Exists"}]}});
         fixture.put("node.k8s.io", "runtimeclasses", class).await;
-        let run = async |pod: Value| fixture.mutate(&RuntimeClass, Operation::Create, "", "pods", pod, None).await;
-        let pod = run(json!({"spec": {"runtimeClassName": "vm", "nodeSelector": {"a": "b"}}})).await.unwrap();
+        let run = async |pod: Value| {
+            fixture
+                .mutate(&RuntimeClass, Operation::Create, "", "pods", pod, None)
+                .await
+        };
+        let pod = run(json!({"spec": {"runtimeClassName": "vm", "nodeSelector": {"a": "b"}}}))
+            .await
+            .unwrap();
         assert_eq!(pod["spec"]["overhead"], json!({"cpu": "100m"}));
         assert_eq!(pod["spec"]["nodeSelector"], json!({"a": "b", "vm": "yes"}));
         assert_eq!(pod["spec"]["tolerations"], json!([{"key": "vm", "operator": "Exists"}]));
         for (spec, want) in [
-            (json!({"runtimeClassName": "none"}), "pod rejected: RuntimeClass \"none\" not found"),
+            (
+                json!({"runtimeClassName": "none"}),
+                "pod rejected: RuntimeClass \"none\" not found",
+            ),
             (json!({"runtimeClassName": "vm", "overhead": {"cpu": "1"}}), MISMATCH),
             (
                 json!({"runtimeClassName": "vm", "nodeSelector": {"vm": "no"}}),
@@ -112,7 +126,14 @@ mod tests {
             assert_eq!(message, format!("pods \"x\" is forbidden: {want}"));
         }
         let own = json!({"spec": {"overhead": {"cpu": "1"}}});
-        let refused = fixture.validate(&RuntimeClass, Operation::Create, "", "pods", &own, None).await;
-        assert!(refused.unwrap_err().message.contains("without corresponding RuntimeClass"));
+        let refused = fixture
+            .validate(&RuntimeClass, Operation::Create, "", "pods", &own, None)
+            .await;
+        assert!(
+            refused
+                .unwrap_err()
+                .message
+                .contains("without corresponding RuntimeClass")
+        );
     }
 }

@@ -94,10 +94,20 @@ async fn account(cx: &Context, request: &AdmissionRequest<'_>, name: &str) -> Re
 
 /// A mirror pod shows what a node runs by itself; it must not open the cluster's secrets to the node.
 fn check_mirror(request: &AdmissionRequest<'_>, pod: &Value) -> Result<(), Error> {
-    let sources = || list(pod, "/spec/volumes").iter().flat_map(|v| list(v, "/projected/sources"));
-    let env = |c: &Value| list(c, "/env").iter().any(|e| e.pointer("/valueFrom/secretKeyRef").is_some());
+    let sources = || {
+        list(pod, "/spec/volumes")
+            .iter()
+            .flat_map(|v| list(v, "/projected/sources"))
+    };
+    let env = |c: &Value| {
+        list(c, "/env")
+            .iter()
+            .any(|e| e.pointer("/valueFrom/secretKeyRef").is_some())
+    };
     let env_from = |c: &Value| list(c, "/envFrom").iter().any(|e| e.get("secretRef").is_some());
-    let mut containers = list(pod, "/spec/containers").iter().chain(list(pod, "/spec/initContainers"));
+    let mut containers = list(pod, "/spec/containers")
+        .iter()
+        .chain(list(pod, "/spec/initContainers"));
     let secrets = list(pod, "/spec/volumes").iter().any(|v| v.get("secret").is_some())
         || sources().any(|source| source.get("secret").is_some())
         || !list(pod, "/spec/imagePullSecrets").is_empty()
@@ -125,7 +135,10 @@ fn check_secrets(account: &Value, pod: &Value, kinds: &[(&str, &str)]) -> Result
         )),
     };
     let creates = kinds.iter().any(|(field, _)| *field == "containers");
-    for volume in list(pod, "/spec/volumes").iter().filter(|v| creates && v.get("secret").is_some()) {
+    for volume in list(pod, "/spec/volumes")
+        .iter()
+        .filter(|v| creates && v.get("secret").is_some())
+    {
         check("volume with".to_owned(), text(volume, "/secret/secretName"))?;
     }
     for (field, what) in kinds {
@@ -137,12 +150,19 @@ fn check_secrets(account: &Value, pod: &Value, kinds: &[(&str, &str)]) -> Result
                     check(what, text(secret, "/name"))?;
                 }
             }
-            for secret in list(container, "/envFrom").iter().filter_map(|env| env.get("secretRef")) {
+            for secret in list(container, "/envFrom")
+                .iter()
+                .filter_map(|env| env.get("secretRef"))
+            {
                 check(format!("{what} {name} with envFrom referencing"), text(secret, "/name"))?;
             }
         }
     }
-    for (i, secret) in list(pod, "/spec/imagePullSecrets").iter().enumerate().filter(|_| creates) {
+    for (i, secret) in list(pod, "/spec/imagePullSecrets")
+        .iter()
+        .enumerate()
+        .filter(|_| creates)
+    {
         let name = text(secret, "/name");
         if !named("/imagePullSecrets", name) {
             return Err(format!(
@@ -230,21 +250,35 @@ mod tests {
 
     #[test]
     fn only_named_secrets() {
-        let account = json!({"metadata": {"name": "web"}, "secrets": [{"name": "ok"}], "imagePullSecrets": [{"name": "pull"}]});
+        let account =
+            json!({"metadata": {"name": "web"}, "secrets": [{"name": "ok"}], "imagePullSecrets": [{"name": "pull"}]});
         let kinds = [("containers", "container"), ("initContainers", "init container")];
         let env = |secret: &str| json!([{"name": "E", "valueFrom": {"secretKeyRef": {"name": secret}}}]);
         for (spec, want) in [
-            (json!({"volumes": [{"secret": {"secretName": "ok"}}], "imagePullSecrets": [{"name": "pull"}]}), ""),
-            (json!({"volumes": [{"secret": {"secretName": "no"}}]}),
-                "volume with secret.secretName=\"no\" is not allowed because service account web does not reference that secret"),
-            (json!({"containers": [{"name": "c", "env": env("no")}]}),
-                "container c with envVar E referencing secret.secretName=\"no\" is not allowed because service account web does not reference that secret"),
-            (json!({"initContainers": [{"name": "c", "envFrom": [{"secretRef": {"name": "no"}}]}]}),
-                "init container c with envFrom referencing secret.secretName=\"no\" is not allowed because service account web does not reference that secret"),
-            (json!({"imagePullSecrets": [{"name": "no"}]}),
-                "imagePullSecrets[0].name=\"no\" is not allowed because service account web does not reference that imagePullSecret"),
+            (
+                json!({"volumes": [{"secret": {"secretName": "ok"}}], "imagePullSecrets": [{"name": "pull"}]}),
+                "",
+            ),
+            (
+                json!({"volumes": [{"secret": {"secretName": "no"}}]}),
+                "volume with secret.secretName=\"no\" is not allowed because service account web does not reference that secret",
+            ),
+            (
+                json!({"containers": [{"name": "c", "env": env("no")}]}),
+                "container c with envVar E referencing secret.secretName=\"no\" is not allowed because service account web does not reference that secret",
+            ),
+            (
+                json!({"initContainers": [{"name": "c", "envFrom": [{"secretRef": {"name": "no"}}]}]}),
+                "init container c with envFrom referencing secret.secretName=\"no\" is not allowed because service account web does not reference that secret",
+            ),
+            (
+                json!({"imagePullSecrets": [{"name": "no"}]}),
+                "imagePullSecrets[0].name=\"no\" is not allowed because service account web does not reference that imagePullSecret",
+            ),
         ] {
-            let said = check_secrets(&account, &json!({"spec": spec}), &kinds).err().unwrap_or_default();
+            let said = check_secrets(&account, &json!({"spec": spec}), &kinds)
+                .err()
+                .unwrap_or_default();
             assert_eq!(said, want);
         }
     }
@@ -253,7 +287,11 @@ mod tests {
     async fn an_account_must_exist() {
         let fixture = crate::admission::testing::Fixture::default();
         let pod = json!({"spec": {"serviceAccountName": "robot", "containers": [{"name": "c"}]}});
-        let run = async || fixture.mutate(&ServiceAccount, Operation::Create, "", "pods", pod.clone(), None).await;
+        let run = async || {
+            fixture
+                .mutate(&ServiceAccount, Operation::Create, "", "pods", pod.clone(), None)
+                .await
+        };
         assert_eq!(
             run().await.unwrap_err().message,
             "pods \"x\" is forbidden: error looking up service account dev/robot: serviceaccount \"robot\" not found"

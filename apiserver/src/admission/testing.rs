@@ -97,9 +97,11 @@ impl Fixture {
         object: &Value,
         old: Option<&Value>,
     ) -> Result<(), Error> {
-        self.ask(operation, (group, resource), old, async |request| match plugin.applies(request) {
-            true => plugin.validate(&self.cx, request, object).await,
-            false => Ok(()),
+        self.ask(operation, (group, resource), old, async |request| {
+            match plugin.applies(request) {
+                true => plugin.validate(&self.cx, request, object).await,
+                false => Ok(()),
+            }
         })
         .await
     }

@@ -33,7 +33,10 @@ async fn listed(
     annotation: &str,
     cluster: &[Value],
 ) -> Result<Vec<Value>, Error> {
-    let namespace = cx.get("", "namespaces", "", &request.attributes.namespace).await?.unwrap_or_default();
+    let namespace = cx
+        .get("", "namespaces", "", &request.attributes.namespace)
+        .await?
+        .unwrap_or_default();
     match text(&namespace, annotation) {
         "" => Ok(cluster.to_vec()),
         text => serde_json::from_str(text).map_err(Error::internal),
@@ -53,7 +56,8 @@ impl Plugin for PodTolerationRestriction {
             merged = tolerations::merge(&defaults, &merged);
         }
         if qos_class(pod) != "BestEffort" {
-            let pressure = json!({"key": "node.kubernetes.io/memory-pressure", "operator": "Exists", "effect": "NoSchedule"});
+            let pressure =
+                json!({"key": "node.kubernetes.io/memory-pressure", "operator": "Exists", "effect": "NoSchedule"});
             merged = tolerations::merge(&merged, &[pressure]);
         }
         if let (false, Some(spec)) = (merged.is_empty(), ensure(pod, "spec")) {
@@ -88,10 +92,23 @@ mod tests {
             "scheduler.alpha.kubernetes.io/tolerationsWhitelist": "[{\"key\": \"a\", \"operator\": \"Exists\"}]"}}});
         fixture.put("", "namespaces", namespace).await;
         let plugin = PodTolerationRestriction::new(&Value::Null).unwrap();
-        let pod = fixture.mutate(&plugin, Operation::Create, "", "pods", json!({"spec": {}}), None).await.unwrap();
+        let pod = fixture
+            .mutate(&plugin, Operation::Create, "", "pods", json!({"spec": {}}), None)
+            .await
+            .unwrap();
         assert_eq!(pod["spec"]["tolerations"], json!([{"key": "a", "operator": "Exists"}]));
-        assert!(fixture.validate(&plugin, Operation::Create, "", "pods", &pod, None).await.is_ok());
+        assert!(
+            fixture
+                .validate(&plugin, Operation::Create, "", "pods", &pod, None)
+                .await
+                .is_ok()
+        );
         let other = json!({"spec": {"tolerations": [{"key": "b", "operator": "Exists"}]}});
-        assert!(fixture.validate(&plugin, Operation::Create, "", "pods", &other, None).await.is_err());
+        assert!(
+            fixture
+                .validate(&plugin, Operation::Create, "", "pods", &other, None)
+                .await
+                .is_err()
+        );
     }
 }

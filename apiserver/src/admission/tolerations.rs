@@ -11,7 +11,11 @@ pub(super) fn merge(first: &[Value], second: &[Value]) -> Vec<Value> {
     for (i, toleration) in all.iter().enumerate() {
         let covered = merged.iter().any(|other| covers(other, toleration));
         let later = all.iter().skip(i + 1);
-        if !covered && !later.into_iter().any(|other| other != toleration && covers(other, toleration)) {
+        if !covered
+            && !later
+                .into_iter()
+                .any(|other| other != toleration && covers(other, toleration))
+        {
             merged.push((*toleration).clone());
         }
     }
@@ -65,7 +69,10 @@ mod tests {
         let equal = json!({"key": "a", "operator": "Equal", "value": "1", "effect": "NoSchedule"});
         let other = json!({"key": "b", "operator": "Exists"});
         assert_eq!(merge(&[equal.clone()], &[exists.clone()]), [exists.clone()]);
-        assert_eq!(merge(&[exists.clone()], &[equal.clone(), exists.clone()]), [exists.clone()]);
+        assert_eq!(
+            merge(&[exists.clone()], &[equal.clone(), exists.clone()]),
+            [exists.clone()]
+        );
         assert_eq!(merge(&[equal.clone()], &[other.clone()]), [equal.clone(), other]);
         let everything = json!({"operator": "Exists"});
         assert!(covers(&everything, &equal) && !covers(&equal, &everything));

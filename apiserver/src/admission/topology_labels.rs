@@ -28,7 +28,10 @@ impl Plugin for PodTopologyLabels {
         if node.is_empty() {
             return Ok(());
         }
-        let Some(entry) = cx.read(&super::key("", "nodes", "", node), crate::store::ReadAt::Any).await? else {
+        let Some(entry) = cx
+            .read(&super::key("", "nodes", "", node), crate::store::ReadAt::Any)
+            .await?
+        else {
             return Ok(());
         };
         let metadata = api::codec::object_meta(&entry.value).map_err(Error::internal)?;
@@ -56,11 +59,20 @@ mod tests {
         let node = json!({"metadata": {"name": "n", "labels": {"topology.kubernetes.io/zone": "a", "other": "b"}}});
         fixture.put("", "nodes", node).await;
         let pod = json!({"spec": {"nodeName": "n"}});
-        let pod = fixture.mutate(&PodTopologyLabels, Operation::Create, "", "pods", pod, None).await.unwrap();
+        let pod = fixture
+            .mutate(&PodTopologyLabels, Operation::Create, "", "pods", pod, None)
+            .await
+            .unwrap();
         assert_eq!(pod["metadata"]["labels"], json!({"topology.kubernetes.io/zone": "a"}));
         fixture.subresource = "binding";
         let binding = json!({"metadata": {"labels": {"topology.kubernetes.io/zone": "mine"}}, "target": {"name": "n"}});
-        let binding = fixture.mutate(&PodTopologyLabels, Operation::Create, "", "pods", binding, None).await.unwrap();
-        assert_eq!(binding["metadata"]["labels"], json!({"topology.kubernetes.io/zone": "mine"}));
+        let binding = fixture
+            .mutate(&PodTopologyLabels, Operation::Create, "", "pods", binding, None)
+            .await
+            .unwrap();
+        assert_eq!(
+            binding["metadata"]["labels"],
+            json!({"topology.kubernetes.io/zone": "mine"})
+        );
     }
 }

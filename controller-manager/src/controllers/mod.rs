@@ -2,6 +2,7 @@
 //!
 //! A controller's `plan` decides without a clock, a cache or a client; its `reconcile` reads caches, calls `plan` and applies what it said.
 
+pub mod certificates;
 pub mod cluster_role_aggregation;
 pub mod daemonset;
 pub mod deployment;
@@ -17,11 +18,15 @@ pub mod node_lifecycle;
 pub mod pod_gc;
 pub mod replicas;
 pub mod replicaset;
+pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
+pub mod service_cidrs;
 pub mod service_pods;
 pub mod statefulset;
+pub mod storage_protection;
 pub mod taint_eviction;
+pub mod token_cleaner;
 pub mod ttl_after_finished;
 
 use api::apps::v1::ReplicaSet;
@@ -40,7 +45,7 @@ pub const NAMES: [&str; TABLE.len()] = {
 };
 
 /// What starts each of them.
-const TABLE: [(&str, fn(&mut Setup)); 19] = [
+const TABLE: [(&str, fn(&mut Setup)); 27] = [
     ("namespace-controller", namespace::start),
     ("serviceaccount-controller", service_account::start),
     ("root-ca-certificate-publisher-controller", root_ca::start),
@@ -66,6 +71,29 @@ const TABLE: [(&str, fn(&mut Setup)); 19] = [
     ("pod-garbage-collector-controller", pod_gc::start),
     ("disruption-controller", disruption::start),
     ("clusterrole-aggregation-controller", cluster_role_aggregation::start),
+    ("resourcequota-controller", resource_quota::start),
+    ("service-cidr-controller", service_cidrs::start),
+    (
+        "persistentvolumeclaim-protection-controller",
+        storage_protection::start_claims,
+    ),
+    (
+        "persistentvolume-protection-controller",
+        storage_protection::start_volumes,
+    ),
+    ("token-cleaner-controller", token_cleaner::start),
+    (
+        "certificatesigningrequest-approving-controller",
+        certificates::start_approving,
+    ),
+    (
+        "certificatesigningrequest-signing-controller",
+        certificates::start_signing,
+    ),
+    (
+        "certificatesigningrequest-cleaner-controller",
+        certificates::start_cleaning,
+    ),
 ];
 
 /// Adds the controllers with these names.

@@ -86,7 +86,11 @@ pub(super) fn evaluate(standard: LevelVersion, metadata: &Value, spec: &Value) -
         _ => check.since <= minor,
     };
     let pod = Pod { metadata, spec, minor };
-    CHECKS.iter().filter(applies).filter_map(|check| (check.run)(pod)).collect()
+    CHECKS
+        .iter()
+        .filter(applies)
+        .filter_map(|check| (check.run)(pod))
+        .collect()
 }
 
 fn plural<'a>(one: &'a str, many: &'a str, count: usize) -> &'a str {
@@ -120,12 +124,17 @@ impl<'a> Pod<'a> {
 
     /// Names of the containers that fail.
     fn failing(self, fails: impl Fn(&Value) -> bool) -> Vec<&'a str> {
-        self.containers().filter(|c| fails(c)).map(|c| text(c, "/name")).collect()
+        self.containers()
+            .filter(|c| fails(c))
+            .map(|c| text(c, "/name"))
+            .collect()
     }
 
     fn annotations(self) -> impl Iterator<Item = (&'a str, &'a str)> {
         let map = self.metadata.get("annotations").and_then(Value::as_object);
-        map.into_iter().flatten().map(|(k, v)| (k.as_str(), v.as_str().unwrap_or_default()))
+        map.into_iter()
+            .flatten()
+            .map(|(k, v)| (k.as_str(), v.as_str().unwrap_or_default()))
     }
 
     /// Since 1.25 a Windows pod is not asked for what only Linux has.
@@ -185,13 +194,23 @@ fn app_armor(pod: Pod<'_>) -> Found {
         return None;
     }
     found(
-        plural("forbidden AppArmor profile", "forbidden AppArmor profiles", values.len()),
-        format!("{} must not set AppArmor profile type to {}", bad.join(" and "), quoted(values)),
+        plural(
+            "forbidden AppArmor profile",
+            "forbidden AppArmor profiles",
+            values.len(),
+        ),
+        format!(
+            "{} must not set AppArmor profile type to {}",
+            bad.join(" and "),
+            quoted(values)
+        ),
     )
 }
 
 fn added(container: &Value) -> impl Iterator<Item = &str> {
-    list(container, "/securityContext/capabilities/add").iter().filter_map(Value::as_str)
+    list(container, "/securityContext/capabilities/add")
+        .iter()
+        .filter_map(Value::as_str)
 }
 
 fn capabilities_baseline(pod: Pod<'_>) -> Found {
@@ -211,7 +230,11 @@ fn capabilities_baseline(pod: Pod<'_>) -> Found {
         "SYS_CHROOT",
     ];
     let bad = pod.failing(|c| added(c).any(|name| !ALLOWED.contains(&name)));
-    let names: BTreeSet<&str> = pod.containers().flat_map(added).filter(|name| !ALLOWED.contains(name)).collect();
+    let names: BTreeSet<&str> = pod
+        .containers()
+        .flat_map(added)
+        .filter(|name| !ALLOWED.contains(name))
+        .collect();
     if bad.is_empty() {
         return None;
     }
@@ -227,9 +250,16 @@ fn capabilities_restricted(pod: Pod<'_>) -> Found {
     if pod.is_windows() {
         return None;
     }
-    let drops_all = |c: &Value| list(c, "/securityContext/capabilities/drop").iter().any(|name| name == "ALL");
+    let drops_all = |c: &Value| {
+        list(c, "/securityContext/capabilities/drop")
+            .iter()
+            .any(|name| name == "ALL")
+    };
     let other = |name: &&str| *name != "NET_BIND_SERVICE";
-    let (keeping, adding) = (pod.failing(|c| !drops_all(c)), pod.failing(|c| added(c).any(|name| other(&name))));
+    let (keeping, adding) = (
+        pod.failing(|c| !drops_all(c)),
+        pod.failing(|c| added(c).any(|name| other(&name))),
+    );
     let names: BTreeSet<&str> = pod.containers().flat_map(added).filter(other).collect();
     let mut details = Vec::new();
     if !keeping.is_empty() {
@@ -259,11 +289,20 @@ fn host_namespaces(pod: Pod<'_>) -> Found {
     if shared.is_empty() {
         return None;
     }
-    found("host namespaces", shared.iter().map(|name| format!("{name}=true")).collect::<Vec<_>>().join(", "))
+    found(
+        "host namespaces",
+        shared
+            .iter()
+            .map(|name| format!("{name}=true"))
+            .collect::<Vec<_>>()
+            .join(", "),
+    )
 }
 
 fn host_path(pod: Pod<'_>) -> Found {
-    let volumes = list(pod.spec, "/volumes").iter().filter(|v| v.get("hostPath").is_some());
+    let volumes = list(pod.spec, "/volumes")
+        .iter()
+        .filter(|v| v.get("hostPath").is_some());
     let names: Vec<&str> = volumes.map(|v| text(v, "/name")).collect();
     if names.is_empty() {
         return None;
@@ -275,7 +314,9 @@ fn host_path(pod: Pod<'_>) -> Found {
 fn host_ports(pod: Pod<'_>) -> Found {
     fn ports(container: &Value) -> impl Iterator<Item = i64> {
         let ports = list(container, "/ports").iter();
-        ports.filter_map(|p| p.get("hostPort").and_then(Value::as_i64)).filter(|port| *port != 0)
+        ports
+            .filter_map(|p| p.get("hostPort").and_then(Value::as_i64))
+            .filter(|port| *port != 0)
     }
     let bad = pod.failing(|c| ports(c).next().is_some());
     let numbers: BTreeSet<String> = pod.containers().flat_map(ports).map(|port| port.to_string()).collect();
@@ -332,7 +373,10 @@ fn privileged(pod: Pod<'_>) -> Found {
     if bad.is_empty() {
         return None;
     }
-    let detail = format!("{} must not set securityContext.privileged=true", containers_named(&bad));
+    let detail = format!(
+        "{} must not set securityContext.privileged=true",
+        containers_named(&bad)
+    );
     found("privileged", detail)
 }
 
@@ -448,7 +492,11 @@ fn seccomp_annotations(pod: Pod<'_>) -> Found {
 }
 
 fn seccomp_baseline(pod: Pod<'_>) -> Found {
-    if pod.minor < 19 { seccomp_annotations(pod) } else { seccomp_explicit(pod) }
+    if pod.minor < 19 {
+        seccomp_annotations(pod)
+    } else {
+        seccomp_explicit(pod)
+    }
 }
 
 fn seccomp_restricted(pod: Pod<'_>) -> Found {
@@ -487,8 +535,14 @@ const SYSCTLS: [(&str, u32); 12] = [
 ];
 
 fn sysctls(pod: Pod<'_>) -> Found {
-    let allowed = |name: &str| SYSCTLS.iter().any(|(known, since)| *known == name && *since <= pod.minor);
-    let names = list(pod.spec, "/securityContext/sysctls").iter().map(|s| text(s, "/name"));
+    let allowed = |name: &str| {
+        SYSCTLS
+            .iter()
+            .any(|(known, since)| *known == name && *since <= pod.minor)
+    };
+    let names = list(pod.spec, "/securityContext/sysctls")
+        .iter()
+        .map(|s| text(s, "/name"));
     let bad: Vec<&str> = names.filter(|name| !allowed(name)).collect();
     if bad.is_empty() {
         return None;
@@ -534,7 +588,11 @@ fn volumes(pod: Pod<'_>) -> Found {
     ];
     let (mut bad, mut kinds) = (Vec::new(), BTreeSet::new());
     for volume in list(pod.spec, "/volumes") {
-        let mut sources = volume.as_object().into_iter().flatten().map(|(field, _)| field.as_str());
+        let mut sources = volume
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(field, _)| field.as_str());
         let source = sources.find(|field| *field != "name").unwrap_or("unknown");
         if !ALLOWED.contains(&source) {
             bad.push(text(volume, "/name"));
@@ -560,7 +618,9 @@ fn non_root(pod: Pod<'_>) -> Found {
     if pod.in_user_namespace() {
         return None;
     }
-    let bad = setters(pod, &mut |context| context.get("runAsNonRoot") == Some(&Value::Bool(false)));
+    let bad = setters(pod, &mut |context| {
+        context.get("runAsNonRoot") == Some(&Value::Bool(false))
+    });
     if !bad.is_empty() {
         let detail = format!("{} must not set securityContext.runAsNonRoot=false", bad.join(" and "));
         return found("runAsNonRoot != true", detail);
@@ -580,7 +640,9 @@ fn user(pod: Pod<'_>) -> Found {
     if pod.in_user_namespace() {
         return None;
     }
-    let bad = setters(pod, &mut |context| context.get("runAsUser").and_then(Value::as_i64) == Some(0));
+    let bad = setters(pod, &mut |context| {
+        context.get("runAsUser").and_then(Value::as_i64) == Some(0)
+    });
     if bad.is_empty() {
         return None;
     }

@@ -21,7 +21,16 @@ const MOST_PODS: usize = 3000;
 const AUDIT: &str = "pod-security.kubernetes.io/";
 
 /// Pod subresources that do not change the pod's spec.
-const IGNORED: [&str; 8] = ["exec", "attach", "binding", "eviction", "log", "portforward", "proxy", "status"];
+const IGNORED: [&str; 8] = [
+    "exec",
+    "attach",
+    "binding",
+    "eviction",
+    "log",
+    "portforward",
+    "proxy",
+    "status",
+];
 
 pub(super) struct PodSecurity {
     defaults: Policy,
@@ -58,7 +67,10 @@ fn template(group: &str, resource: &str) -> Option<&'static str> {
 
 /// `reason (detail), reason (detail)`.
 fn details(violations: &[Violation]) -> String {
-    let parts: Vec<String> = violations.iter().map(|v| format!("{} ({})", v.reason, v.detail)).collect();
+    let parts: Vec<String> = violations
+        .iter()
+        .map(|v| format!("{} ({})", v.reason, v.detail))
+        .collect();
     parts.join(", ")
 }
 
@@ -135,7 +147,9 @@ impl PodSecurity {
             request.audit.add(format!("{AUDIT}error"), why);
         }
         if enforce {
-            request.audit.add(format!("{AUDIT}enforce-policy"), policy.enforce.to_string());
+            request
+                .audit
+                .add(format!("{AUDIT}enforce-policy"), policy.enforce.to_string());
         }
         if faults.is_empty() && policy.is_privileged() {
             return Ok(());
@@ -205,7 +219,10 @@ impl PodSecurity {
                 .map(|v| v.reason)
                 .collect();
             if !reasons.is_empty() {
-                by_fault.entry(reasons.join(", ")).or_default().push(text(pod, "/metadata/name"));
+                by_fault
+                    .entry(reasons.join(", "))
+                    .or_default()
+                    .push(text(pod, "/metadata/name"));
             }
         }
         let mut out = Vec::new();
@@ -220,7 +237,10 @@ impl PodSecurity {
                 "existing pods in namespace {namespace:?} violate the new PodSecurity enforce level \"{standard}\""
             ));
         }
-        let mut pods: Vec<String> = by_fault.into_iter().map(|(fault, pods)| one_warning(&fault, pods)).collect();
+        let mut pods: Vec<String> = by_fault
+            .into_iter()
+            .map(|(fault, pods)| one_warning(&fault, pods))
+            .collect();
         pods.sort();
         out.extend(pods);
         Ok(out)

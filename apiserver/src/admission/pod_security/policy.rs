@@ -61,7 +61,7 @@ impl Policy {
                 value.unwrap_or(default).to_owned()
             };
             let (level, version) = (value(mode, "privileged"), value(&format!("{mode}-version"), "latest"));
-            Ok(LevelVersion {
+            Ok::<_, String>(LevelVersion {
                 level: parse_level(&level).map_err(|why| format!("defaults.{mode}: {why}, found {level:?}"))?,
                 version: parse_version(&version)
                     .map_err(|why| format!("defaults.{mode}-version: {why}, found {version:?}"))?,
@@ -79,7 +79,12 @@ impl Policy {
     pub(super) fn of_labels(labels: Option<&Value>, defaults: Policy) -> (Self, Vec<FieldError>) {
         let mut faults = Vec::new();
         let mut out = defaults;
-        let label = |name: String| labels.and_then(|l| l.get(&name)).and_then(Value::as_str).map(|v| (name, v));
+        let label = |name: String| {
+            labels
+                .and_then(|l| l.get(&name))
+                .and_then(Value::as_str)
+                .map(|v| (name, v))
+        };
         let has = |suffix: &str| label(format!("{LABEL}{suffix}")).is_some();
         for (mode, slot) in MODES.into_iter().zip([&mut out.enforce, &mut out.audit, &mut out.warn]) {
             let mut report = |(name, value): (String, &str), why: &str| {
@@ -88,7 +93,11 @@ impl Policy {
             if let Some(given) = label(format!("{LABEL}{mode}")) {
                 slot.level = parse_level(given.1).unwrap_or_else(|why| {
                     report(given, why);
-                    if mode == "enforce" { Level::Restricted } else { Level::Privileged }
+                    if mode == "enforce" {
+                        Level::Restricted
+                    } else {
+                        Level::Privileged
+                    }
                 });
             }
             if let Some(given) = label(format!("{LABEL}{mode}-version")) {

@@ -7,7 +7,7 @@ pub use pods::of_pod;
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 use crate::quantity::Quantity;
@@ -45,7 +45,10 @@ fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
 }
 
 fn list<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
-    object.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    object
+        .pointer(pointer)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
 }
 
 /// A map of quantities, as `spec.hard`; what is no quantity is left out.
@@ -58,7 +61,9 @@ pub fn amounts(map: Option<&Value>) -> Amounts {
 
 /// Amounts as an object holds them.
 pub fn to_value(amounts: &Amounts) -> Value {
-    let map = amounts.iter().map(|(name, amount)| (name.clone(), amount.to_string().into()));
+    let map = amounts
+        .iter()
+        .map(|(name, amount)| (name.clone(), amount.to_string().into()));
     Value::Object(map.collect())
 }
 
@@ -72,11 +77,14 @@ fn quantity(value: &Value) -> Option<Quantity> {
 
 /// The scopes of a quota: those of `spec.scopes`, which must exist, and those of `spec.scopeSelector`.
 pub fn scopes(quota: &Value) -> Vec<Scope> {
-    let plain = list(quota, "/spec/scopes").iter().filter_map(Value::as_str).map(|name| Scope {
-        name: name.to_owned(),
-        operator: "Exists".to_owned(),
-        values: Vec::new(),
-    });
+    let plain = list(quota, "/spec/scopes")
+        .iter()
+        .filter_map(Value::as_str)
+        .map(|name| Scope {
+            name: name.to_owned(),
+            operator: "Exists".to_owned(),
+            values: Vec::new(),
+        });
     let selected = list(quota, "/spec/scopeSelector/matchExpressions").iter().map(scope);
     plain.chain(selected).collect()
 }
@@ -120,7 +128,13 @@ impl Counted<'_> {
 
     /// The name that counts objects of this kind from before there was `count/`.
     fn plain_name(&self) -> Option<&str> {
-        let counted = ["configmaps", "replicationcontrollers", "resourcequotas", "secrets", "services"];
+        let counted = [
+            "configmaps",
+            "replicationcontrollers",
+            "resourcequotas",
+            "secrets",
+            "services",
+        ];
         (self.group.is_empty() && counted.contains(&self.resource)).then_some(self.resource)
     }
 
@@ -152,7 +166,11 @@ impl Counted<'_> {
                 "/status/currentVolumeAttributesClassName",
                 "/status/modifyVolumeStatus/targetVolumeAttributesClassName",
             ];
-            let names: Vec<&str> = classes.iter().map(|path| text(object, path)).filter(|n| !n.is_empty()).collect();
+            let names: Vec<&str> = classes
+                .iter()
+                .map(|path| text(object, path))
+                .filter(|n| !n.is_empty())
+                .collect();
             scope.selects(&names)
         } else {
             false
@@ -188,13 +206,22 @@ impl Counted<'_> {
     /// # Errors
     /// `must specify cpu for: web; memory for: web`.
     pub fn constraints(&self, object: &Value, hard: &Amounts) -> Result<(), String> {
-        if self.core("pods") { pods::constraints(object, hard) } else { Ok(()) }
+        if self.core("pods") {
+            pods::constraints(object, hard)
+        } else {
+            Ok(())
+        }
     }
 }
 
 fn service(object: &Value) -> Amounts {
     let ports = list(object, "/spec/ports");
-    let explicit = || ports.iter().filter(|p| p.get("nodePort").and_then(Value::as_i64).unwrap_or(0) != 0).count();
+    let explicit = || {
+        ports
+            .iter()
+            .filter(|p| p.get("nodePort").and_then(Value::as_i64).unwrap_or(0) != 0)
+            .count()
+    };
     let suppressed = object.pointer("/spec/allocateLoadBalancerNodePorts") == Some(&Value::Bool(false));
     let (node_ports, balancers) = match text(object, "/spec/type") {
         "NodePort" => (ports.len(), 0),
@@ -224,7 +251,10 @@ fn claim(object: &Value) -> Amounts {
         class => class,
     };
     if !class.is_empty() {
-        let by_class: Amounts = out.iter().map(|(name, amount)| (format!("{class}{BY_CLASS}{name}"), *amount)).collect();
+        let by_class: Amounts = out
+            .iter()
+            .map(|(name, amount)| (format!("{class}{BY_CLASS}{name}"), *amount))
+            .collect();
         out.extend(by_class);
     }
     out
@@ -239,12 +269,19 @@ fn devices(object: &Value) -> Amounts {
     for request in list(object, "/spec/devices/requests") {
         // Of alternatives, each class is charged with the most it may have to give.
         let mut most: BTreeMap<&str, i64> = BTreeMap::new();
-        for one in request.get("exactly").into_iter().chain(list(request, "/firstAvailable")) {
+        for one in request
+            .get("exactly")
+            .into_iter()
+            .chain(list(request, "/firstAvailable"))
+        {
             let entry = most.entry(text(one, "/deviceClassName")).or_default();
             *entry = wanted(one).max(*entry);
         }
         for (class, count) in most {
-            add(&mut out, &Amounts::from([(format!("{class}{DEVICES}"), Quantity::units(count))]));
+            add(
+                &mut out,
+                &Amounts::from([(format!("{class}{DEVICES}"), Quantity::units(count))]),
+            );
         }
     }
     out
@@ -269,7 +306,10 @@ pub fn growth(new: &Amounts, old: &Amounts) -> Amounts {
 
 /// `a=1,b=2`.
 pub fn describe(amounts: &Amounts) -> String {
-    let parts: Vec<String> = amounts.iter().map(|(name, amount)| format!("{name}={amount}")).collect();
+    let parts: Vec<String> = amounts
+        .iter()
+        .map(|(name, amount)| format!("{name}={amount}"))
+        .collect();
     parts.join(",")
 }
 
@@ -286,7 +326,8 @@ mod tests {
     #[test]
     fn what_objects_use() {
         let claim = json!({"spec": {"storageClassName": "gold", "resources": {"requests": {"storage": "1Gi"}}}});
-        let balancer = json!({"spec": {"type": "LoadBalancer", "ports": [{"port": 1}, {"port": 2, "nodePort": 30000}]}});
+        let balancer =
+            json!({"spec": {"type": "LoadBalancer", "ports": [{"port": 1}, {"port": 2, "nodePort": 30000}]}});
         let mut quiet = balancer.clone();
         quiet["spec"]["allocateLoadBalancerNodePorts"] = json!(false);
         let pod = json!({"spec": {"overhead": {"cpu": "10m"}, "containers": [
@@ -300,12 +341,37 @@ mod tests {
         for (group, resource, object, want) in [
             ("apps", "deployments", json!({}), "count/deployments.apps=1"),
             ("", "secrets", json!({}), "count/secrets=1,secrets=1"),
-            ("", "services", balancer, "count/services=1,services=1,services.loadbalancers=1,services.nodeports=2"),
-            ("", "services", quiet, "count/services=1,services=1,services.loadbalancers=1,services.nodeports=1"),
-            ("", "persistentvolumeclaims", claim, "count/persistentvolumeclaims=1,gold.storageclass.storage.k8s.io/persistentvolumeclaims=1,gold.storageclass.storage.k8s.io/requests.storage=1Gi,persistentvolumeclaims=1,requests.storage=1Gi"),
-            ("", "pods", pod, "count/pods=1,cpu=210m,limits.cpu=210m,memory=2Gi,pods=1,requests.cpu=210m,requests.example.com/gpu=1,requests.memory=2Gi"),
+            (
+                "",
+                "services",
+                balancer,
+                "count/services=1,services=1,services.loadbalancers=1,services.nodeports=2",
+            ),
+            (
+                "",
+                "services",
+                quiet,
+                "count/services=1,services=1,services.loadbalancers=1,services.nodeports=1",
+            ),
+            (
+                "",
+                "persistentvolumeclaims",
+                claim,
+                "count/persistentvolumeclaims=1,gold.storageclass.storage.k8s.io/persistentvolumeclaims=1,gold.storageclass.storage.k8s.io/requests.storage=1Gi,persistentvolumeclaims=1,requests.storage=1Gi",
+            ),
+            (
+                "",
+                "pods",
+                pod,
+                "count/pods=1,cpu=210m,limits.cpu=210m,memory=2Gi,pods=1,requests.cpu=210m,requests.example.com/gpu=1,requests.memory=2Gi",
+            ),
             ("", "pods", done, "count/pods=1"),
-            ("resource.k8s.io", "resourceclaims", devices, "count/resourceclaims.resource.k8s.io=1,gpu.deviceclass.resource.k8s.io/devices=3,nic.deviceclass.resource.k8s.io/devices=32"),
+            (
+                "resource.k8s.io",
+                "resourceclaims",
+                devices,
+                "count/resourceclaims.resource.k8s.io=1,gpu.deviceclass.resource.k8s.io/devices=3,nic.deviceclass.resource.k8s.io/devices=32",
+            ),
         ] {
             assert_eq!(used(group, resource, object), want);
         }
@@ -313,7 +379,10 @@ mod tests {
 
     #[test]
     fn scopes_and_names() {
-        let pods = Counted { group: "", resource: "pods" };
+        let pods = Counted {
+            group: "",
+            resource: "pods",
+        };
         let quota = json!({"spec": {"scopes": ["NotTerminating"], "scopeSelector": {"matchExpressions": [
             {"scopeName": "PriorityClass", "operator": "In", "values": ["high"]}]}}});
         let hard = Amounts::from([("pods".to_owned(), Quantity::units(1))]);
@@ -322,18 +391,30 @@ mod tests {
         assert!(!pods.covered(&json!({"spec": {"priorityClassName": "low"}}), &hard, &scopes(&quota)));
         let soon = json!({"spec": {"priorityClassName": "high", "activeDeadlineSeconds": 5}});
         assert!(!pods.covered(&soon, &hard, &scopes(&quota)));
-        let services = Counted { group: "", resource: "services" };
+        let services = Counted {
+            group: "",
+            resource: "services",
+        };
         assert!(!services.covered(&json!({}), &hard, &[]));
-        for (name, want) in [("requests.example.com/gpu", true), ("hugepages-2Mi", true), ("requests.storage", false), ("count/pods", true)] {
+        for (name, want) in [
+            ("requests.example.com/gpu", true),
+            ("hugepages-2Mi", true),
+            ("requests.storage", false),
+            ("count/pods", true),
+        ] {
             assert_eq!(pods.matches_name(name), want, "{name}");
         }
     }
 
     #[test]
     fn a_limited_resource_must_be_asked_for() {
-        let pods = Counted { group: "", resource: "pods" };
+        let pods = Counted {
+            group: "",
+            resource: "pods",
+        };
         let hard = amounts(Some(&json!({"cpu": "1", "limits.memory": "1", "pods": "1"})));
-        let pod = json!({"spec": {"containers": [{"name": "b"}, {"name": "a", "resources": {"requests": {"cpu": "1"}}}]}});
+        let pod =
+            json!({"spec": {"containers": [{"name": "b"}, {"name": "a", "resources": {"requests": {"cpu": "1"}}}]}});
         let why = pods.constraints(&pod, &hard).unwrap_err();
         assert_eq!(why, "must specify cpu for: b; limits.memory for: a,b");
     }

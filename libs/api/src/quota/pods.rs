@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::{Amounts, Scope, add, amounts, list, text};
@@ -58,7 +58,9 @@ fn is_alive(pod: &Value, now: Timestamp) -> bool {
     if matches!(text(pod, "/status/phase"), "Succeeded" | "Failed") {
         return false;
     }
-    let grace = pod.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
+    let grace = pod
+        .pointer("/metadata/deletionGracePeriodSeconds")
+        .and_then(Value::as_i64);
     let end = text(pod, "/metadata/deletionTimestamp").parse::<Timestamp>().ok();
     match (end, grace) {
         (Some(end), Some(grace)) => end
@@ -72,7 +74,8 @@ fn is_alive(pod: &Value, now: Timestamp) -> bool {
 fn named(requests: &Amounts, limits: &Amounts) -> Amounts {
     let mut out = Amounts::new();
     for (name, amount) in requests {
-        let standard = matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
+        let standard =
+            matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
         if standard {
             out.insert(name.clone(), *amount);
         }
@@ -93,7 +96,10 @@ fn named(requests: &Amounts, limits: &Amounts) -> Amounts {
 pub fn of_pod(pod: &Value, field: &str) -> Amounts {
     let mut running = Amounts::new();
     for container in list(pod, "/spec/containers") {
-        add(&mut running, &of_container(pod, container, "/status/containerStatuses", field));
+        add(
+            &mut running,
+            &of_container(pod, container, "/status/containerStatuses", field),
+        );
     }
     let (mut sidecars, mut initial) = (Amounts::new(), Amounts::new());
     for container in list(pod, "/spec/initContainers") {
@@ -154,7 +160,10 @@ fn most(into: &mut Amounts, other: &Amounts) {
 
 pub(super) fn constraints(pod: &Value, hard: &Amounts) -> Result<(), String> {
     let mut missing: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for container in list(pod, "/spec/containers").iter().chain(list(pod, "/spec/initContainers")) {
+    for container in list(pod, "/spec/containers")
+        .iter()
+        .chain(list(pod, "/spec/initContainers"))
+    {
         let of = |field: &str| amounts(container.pointer("/resources").and_then(|r| r.get(field)));
         let has = named(&of("requests"), &of("limits"));
         for name in DEMANDED {
@@ -185,7 +194,11 @@ pub(super) fn in_scope(pod: &Value, scope: &Scope) -> bool {
         "NotBestEffort" => !is_best_effort(pod),
         "PriorityClass" => {
             let class = text(pod, "/spec/priorityClassName");
-            scope.selects(if class.is_empty() { &[] } else { std::slice::from_ref(&class) })
+            scope.selects(if class.is_empty() {
+                &[]
+            } else {
+                std::slice::from_ref(&class)
+            })
         }
         "CrossNamespacePodAffinity" => crosses_namespaces(pod),
         _ => false,
@@ -199,9 +212,13 @@ fn is_best_effort(pod: &Value) -> bool {
             let amounts = amounts(resources.and_then(|r| r.get(field)));
             amounts.get(name).is_some_and(|amount| !amount.is_zero())
         };
-        ["requests", "limits"].iter().any(|field| amount(field, "cpu") || amount(field, "memory"))
+        ["requests", "limits"]
+            .iter()
+            .any(|field| amount(field, "cpu") || amount(field, "memory"))
     };
-    let mut containers = list(pod, "/spec/containers").iter().chain(list(pod, "/spec/initContainers"));
+    let mut containers = list(pod, "/spec/containers")
+        .iter()
+        .chain(list(pod, "/spec/initContainers"));
     !says(pod.pointer("/spec/resources")) && !containers.any(|container| says(container.get("resources")))
 }
 
@@ -209,7 +226,9 @@ fn crosses_namespaces(pod: &Value) -> bool {
     let crosses = |term: &Value| !list(term, "/namespaces").is_empty() || term.get("namespaceSelector").is_some();
     ["podAffinity", "podAntiAffinity"].iter().any(|kind| {
         let terms = |field: &str| list(pod, &format!("/spec/affinity/{kind}/{field}"));
-        terms("requiredDuringSchedulingIgnoredDuringExecution").iter().any(crosses)
+        terms("requiredDuringSchedulingIgnoredDuringExecution")
+            .iter()
+            .any(crosses)
             || terms("preferredDuringSchedulingIgnoredDuringExecution")
                 .iter()
                 .any(|weighted| weighted.get("podAffinityTerm").is_some_and(crosses))
