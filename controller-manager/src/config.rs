@@ -197,7 +197,7 @@ impl<'de> Deserialize<'de> for Text {
 }
 
 /// What the manager runs with.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// How to reach the API servers.
     pub kubeconfig: PathBuf,
@@ -318,7 +318,9 @@ impl Config {
                 .unwrap_or(12500),
             root_ca: root_ca.as_deref().map(read_ca).transpose()?,
             signing: signing(
-                flags.cluster_signing_cert_file.or(file.signing.cluster_signing_cert_file),
+                flags
+                    .cluster_signing_cert_file
+                    .or(file.signing.cluster_signing_cert_file),
                 flags.cluster_signing_key_file.or(file.signing.cluster_signing_key_file),
                 flags
                     .cluster_signing_duration
@@ -430,7 +432,12 @@ fn signing(
             return Err(ConfigError::Usage(what.into()));
         }
     };
-    let read = |path: &PathBuf| std::fs::read(path).map_err(|source| ConfigError::Read { path: path.clone(), source });
+    let read = |path: &PathBuf| {
+        std::fs::read(path).map_err(|source| ConfigError::Read {
+            path: path.clone(),
+            source,
+        })
+    };
     let authority = Authority::from_pem(&read(&certificate)?, &read(&key)?).map_err(|error| {
         ConfigError::Usage(format!(
             "--cluster-signing-cert-file {}, --cluster-signing-key-file {}: {error}",

@@ -9,8 +9,8 @@ use std::sync::{Arc, OnceLock};
 use api::apiextensions::v1::CustomResourceDefinition;
 use api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use api::batch::v1::Job;
-use api::coordination::v1::Lease;
 use api::certificates::v1::CertificateSigningRequest;
+use api::coordination::v1::Lease;
 use api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController,
     ResourceQuota, Secret, Service, ServiceAccount,

@@ -65,7 +65,12 @@ pub fn start(setup: &mut Setup) {
         }
     });
     setup.informers.services.on_event(move |event| {
-        let spec = |service: &Service| service.spec.as_ref().map(|s| (s.type_.clone(), s.ports.as_ref().map(Vec::len)));
+        let spec = |service: &Service| {
+            service
+                .spec
+                .as_ref()
+                .map(|s| (s.type_.clone(), s.ports.as_ref().map(Vec::len)))
+        };
         if gives_back(event, |_| false) || event.previous().is_some_and(|old| spec(old) != spec(event.object())) {
             wake(&services, &late_services, event.object().namespace());
         }
@@ -97,7 +102,11 @@ fn gives_back<K>(event: &Event<K>, ended: impl Fn(&K) -> bool) -> bool {
 
 /// The status that the quota should have, if that is another one than it has. `used` are the amounts in its namespace.
 pub fn plan(quota: &ResourceQuota, used: &Amounts) -> Option<ResourceQuota> {
-    let hard = quota.spec.as_ref().and_then(|spec| spec.hard.clone()).unwrap_or_default();
+    let hard = quota
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.hard.clone())
+        .unwrap_or_default();
     let counted = hard.keys().map(|name| {
         let amount = used.get(name).copied().unwrap_or_default();
         (name.clone(), amount.to_meta())
@@ -160,7 +169,11 @@ impl Counter {
             sum(DEVICES, self.list::<ResourceClaim>(namespace).await?);
         }
         for (name, resource) in hard.keys().filter_map(|name| Some((name, other(name)?))) {
-            let count = if scopes.is_empty() { self.number(&resource, namespace).await? } else { 0 };
+            let count = if scopes.is_empty() {
+                self.number(&resource, namespace).await?
+            } else {
+                0
+            };
             used.insert(name.clone(), api::quantity::Quantity::units(count));
         }
         Ok(used)
@@ -218,7 +231,10 @@ impl Counter {
 
 /// Group and resource of a name that only counts objects, if it is about none of the kinds with amounts of their own.
 fn other(name: &str) -> Option<(String, String)> {
-    if [PODS, SERVICES, CLAIMS, DEVICES].iter().any(|counted| counted.matches_name(name)) {
+    if [PODS, SERVICES, CLAIMS, DEVICES]
+        .iter()
+        .any(|counted| counted.matches_name(name))
+    {
         return None;
     }
     let plain = ["configmaps", "replicationcontrollers", "resourcequotas", "secrets"];

@@ -73,11 +73,20 @@ pub fn plan(
     addresses: &[Arc<IPAddress>],
     now: Timestamp,
 ) -> Option<Change> {
-    let kept = cidr.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER);
+    let kept = cidr
+        .metadata
+        .finalizers
+        .iter()
+        .flatten()
+        .any(|finalizer| finalizer == FINALIZER);
     let Some(deleted) = &cidr.metadata.deletion_timestamp else {
         if !kept {
             let mut written = cidr.clone();
-            written.metadata.finalizers.get_or_insert_default().push(FINALIZER.into());
+            written
+                .metadata
+                .finalizers
+                .get_or_insert_default()
+                .push(FINALIZER.into());
             return Some(Change::Update(Box::new(written)));
         }
         let ready = condition(cidr, "True", "", "Kubernetes Service CIDR is ready", now);
@@ -91,7 +100,8 @@ pub fn plan(
         .filter_map(|address| address.name().parse().ok())
         .any(|ip| holds(cidr, others, ip));
     if in_use {
-        let message = "There are still IPAddresses referencing the ServiceCIDR, please remove them or create a new ServiceCIDR";
+        let message =
+            "There are still IPAddresses referencing the ServiceCIDR, please remove them or create a new ServiceCIDR";
         let waiting = condition(cidr, "False", "Terminating", message, now);
         return waiting.map(|written| Change::Status(Box::new(written)));
     }
@@ -117,14 +127,24 @@ pub fn start(setup: &mut Setup) {
     // A range that goes or comes may free, or hold, another one that overlaps.
     setup.informers.service_cidrs.on_event(move |event| {
         let overlaps = |other: &ServiceCIDR| {
-            ranges(other).iter().any(|a| ranges(event.object()).iter().any(|b| a.contains(b) || b.contains(a)))
+            ranges(other)
+                .iter()
+                .any(|a| ranges(event.object()).iter().any(|b| a.contains(b) || b.contains(a)))
         };
-        let others = all.list().into_iter().filter(|other| other.is_deleting() && overlaps(other));
+        let others = all
+            .list()
+            .into_iter()
+            .filter(|other| other.is_deleting() && overlaps(other));
         others.for_each(|other| cidrs.add(other.key()));
     });
     setup.informers.ip_addresses.on_event(move |event| {
-        let Ok(ip) = event.object().name().parse::<IpAddr>() else { return };
-        let containing = late.list().into_iter().filter(|cidr| ranges(cidr).iter().any(|range| range.contains(&ip)));
+        let Ok(ip) = event.object().name().parse::<IpAddr>() else {
+            return;
+        };
+        let containing = late
+            .list()
+            .into_iter()
+            .filter(|cidr| ranges(cidr).iter().any(|range| range.contains(&ip)));
         containing.for_each(|cidr| waking.add(cidr.key()));
     });
     let client = setup.client.clone();
@@ -159,7 +179,10 @@ impl Keeper {
             Some(Change::Later(wait)) => return Ok(Action::RequeueAfter(wait)),
             Some(Change::Update(written)) => api.update(&written).await.map(drop).map_err(Error::client(doing))?,
             Some(Change::Status(written)) => {
-                api.update_status(&written).await.map(drop).map_err(Error::client(doing))?;
+                api.update_status(&written)
+                    .await
+                    .map(drop)
+                    .map_err(Error::client(doing))?;
             }
         }
         Ok(Action::Done)
@@ -190,10 +213,17 @@ mod tests {
     #[test]
     fn a_new_range_is_kept_and_ready() {
         let new = cidr("a", "10.0.0.0/24", json!({"metadata": {"finalizers": []}}));
-        let Some(Change::Update(kept)) = plan(&new, &[], &[], now()) else { panic!("no finalizer") };
-        let Some(Change::Status(ready)) = plan(&kept, &[], &[], now()) else { panic!("not ready") };
+        let Some(Change::Update(kept)) = plan(&new, &[], &[], now()) else {
+            panic!("no finalizer")
+        };
+        let Some(Change::Status(ready)) = plan(&kept, &[], &[], now()) else {
+            panic!("not ready")
+        };
         let condition = &ready.to_value()["status"]["conditions"][0];
-        assert_eq!((&condition["type"], &condition["status"]), (&json!("Ready"), &json!("True")));
+        assert_eq!(
+            (&condition["type"], &condition["status"]),
+            (&json!("Ready"), &json!("True"))
+        );
         assert_eq!(plan(&ready, &[], &[], now()), None);
     }
 
@@ -201,14 +231,24 @@ mod tests {
     fn a_range_in_use_stays() {
         let long_ago = json!({"metadata": {"deletionTimestamp": "2020-01-01T00:00:00Z"}});
         let going = cidr("a", "10.0.0.0/24", long_ago);
-        let Some(Change::Status(waiting)) = plan(&going, &[], &[address("10.0.0.5")], now()) else { panic!("let go") };
+        let Some(Change::Status(waiting)) = plan(&going, &[], &[address("10.0.0.5")], now()) else {
+            panic!("let go")
+        };
         let condition = &waiting.to_value()["status"]["conditions"][0];
-        assert_eq!((&condition["status"], &condition["reason"]), (&json!("False"), &json!("Terminating")));
+        assert_eq!(
+            (&condition["status"], &condition["reason"]),
+            (&json!("False"), &json!("Terminating"))
+        );
         assert_eq!(plan(&waiting, &[], &[address("10.0.0.5")], now()), None);
         // Another range holds the address as well, or there is none any more.
         let other = Arc::new(cidr("b", "10.0.0.0/16", json!({})));
-        for (others, addresses) in [(vec![other], vec![address("10.0.0.5")]), (vec![], vec![address("10.1.0.5")])] {
-            let Some(Change::Update(free)) = plan(&going, &others, &addresses, now()) else { panic!("kept") };
+        for (others, addresses) in [
+            (vec![other], vec![address("10.0.0.5")]),
+            (vec![], vec![address("10.1.0.5")]),
+        ] {
+            let Some(Change::Update(free)) = plan(&going, &others, &addresses, now()) else {
+                panic!("kept")
+            };
             assert_eq!(free.metadata.finalizers, Some(vec![]));
         }
         let just_now = json!({"metadata": {"deletionTimestamp": now().to_string()}});

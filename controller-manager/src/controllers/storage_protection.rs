@@ -52,7 +52,9 @@ pub fn start_claims(setup: &mut Setup) {
     setup.informers.pods.on_event(move |event| {
         let pod = event.object();
         if matches!(event, client::Event::Deleted(_)) || pods::is_terminated(pod) {
-            claims(pod).iter().for_each(|claim| waking.add(ObjectKey::new(pod.namespace(), claim.as_str())));
+            claims(pod)
+                .iter()
+                .for_each(|claim| waking.add(ObjectKey::new(pod.namespace(), claim.as_str())));
         }
     });
     let client = setup.client.clone();
@@ -107,11 +109,7 @@ pub fn start_volumes(setup: &mut Setup) {
     });
 }
 
-async fn reconcile_volume(
-    client: &Client,
-    volumes: &Cache<PersistentVolume>,
-    key: ObjectKey,
-) -> Result<Action, Error> {
+async fn reconcile_volume(client: &Client, volumes: &Cache<PersistentVolume>, key: ObjectKey) -> Result<Action, Error> {
     let Some(volume) = volumes.get(&key) else {
         return Ok(Action::Done);
     };

@@ -16,7 +16,9 @@ const EXPIRATION: &str = "expiration";
 /// How long the token has left; nothing if it never ends. A time that cannot be read is over.
 pub fn plan(secret: &Secret, now: Timestamp) -> Option<Duration> {
     let text = secret.data.as_ref()?.get(EXPIRATION)?;
-    let end = std::str::from_utf8(&text.0).ok().and_then(|text| text.parse::<Timestamp>().ok());
+    let end = std::str::from_utf8(&text.0)
+        .ok()
+        .and_then(|text| text.parse::<Timestamp>().ok());
     Some(match end {
         Some(end) if end > now => crate::pods::elapsed(now, end),
         _ => Duration::ZERO,
@@ -70,7 +72,10 @@ mod tests {
         };
         let soon = now() + jiff::SignedDuration::from_secs(60);
         assert_eq!(plan(&token(None), now()), None);
-        assert_eq!(plan(&token(Some(&soon.to_string())), now()), Some(Duration::from_secs(60)));
+        assert_eq!(
+            plan(&token(Some(&soon.to_string())), now()),
+            Some(Duration::from_secs(60))
+        );
         assert_eq!(plan(&token(Some("2000-01-01T00:00:00Z")), now()), Some(Duration::ZERO));
         assert_eq!(plan(&token(Some("tomorrow")), now()), Some(Duration::ZERO));
     }

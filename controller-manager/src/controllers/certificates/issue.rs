@@ -63,10 +63,12 @@ impl Authority {
     pub fn from_pem(certificate: &[u8], key: &[u8]) -> Result<Self, Error> {
         let certificate = pem(certificate, "CERTIFICATE")?;
         let (_, parsed) = X509Certificate::from_der(&certificate).map_err(|error| Error::Der(error.to_string()))?;
-        let key_id = parsed.iter_extensions().find_map(|extension| match extension.parsed_extension() {
-            x509_parser::extensions::ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
-            _ => None,
-        });
+        let key_id = parsed
+            .iter_extensions()
+            .find_map(|extension| match extension.parsed_extension() {
+                x509_parser::extensions::ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+                _ => None,
+            });
         let key = pem(key, "PRIVATE KEY")?;
         let rng = SystemRandom::new();
         let key = match EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &key, &rng) {
@@ -115,7 +117,8 @@ impl Authority {
             Key::Ecdsa(key) => key.sign(&rng, message).map(|s| s.as_ref().to_vec()),
             Key::Rsa(key) => {
                 let mut signature = vec![0; key.public().modulus_len()];
-                key.sign(&RSA_PKCS1_SHA256, &rng, message, &mut signature).map(|()| signature)
+                key.sign(&RSA_PKCS1_SHA256, &rng, message, &mut signature)
+                    .map(|()| signature)
             }
         }
         .map_err(|_| Error::Sign)

@@ -34,26 +34,43 @@ pub struct Signing {
     pub duration: Duration,
 }
 
+impl std::fmt::Debug for Signing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Not the key.
+        f.debug_struct("Signing")
+            .field("duration", &self.duration)
+            .finish_non_exhaustive()
+    }
+}
+
 fn condition<'a>(request: &'a CertificateSigningRequest, kind: &str) -> Option<&'a CertificateSigningRequestCondition> {
-    let conditions = request.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let conditions = request
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
     conditions.into_iter().find(|condition| condition.type_ == kind)
 }
 
 fn certificate(request: &CertificateSigningRequest) -> Option<&ByteString> {
     let status = request.status.as_ref()?;
-    status.certificate.as_ref().filter(|certificate| !certificate.0.is_empty())
+    status
+        .certificate
+        .as_ref()
+        .filter(|certificate| !certificate.0.is_empty())
 }
 
 fn add_condition(request: &mut CertificateSigningRequest, kind: &str, reason: &str, message: String, now: Timestamp) {
     let conditions = &mut request.status.get_or_insert_default().conditions;
-    conditions.get_or_insert_default().push(CertificateSigningRequestCondition {
-        type_: kind.into(),
-        status: "True".into(),
-        reason: Some(reason.into()),
-        message: Some(message),
-        last_update_time: Some(Time(now)),
-        last_transition_time: Some(Time(now)),
-    });
+    conditions
+        .get_or_insert_default()
+        .push(CertificateSigningRequestCondition {
+            type_: kind.into(),
+            status: "True".into(),
+            reason: Some(reason.into()),
+            message: Some(message),
+            last_update_time: Some(Time(now)),
+            last_transition_time: Some(Time(now)),
+        });
 }
 
 /// Adds the controller that approves.
@@ -95,10 +112,18 @@ async fn approve(
             "selfnodeclient" => "Auto approving self kubelet client certificate after SubjectAccessReview.",
             _ => "Auto approving kubelet client certificate after SubjectAccessReview.",
         };
-        add_condition(&mut written, "Approved", "AutoApproved", message.into(), Timestamp::now());
+        add_condition(
+            &mut written,
+            "Approved",
+            "AutoApproved",
+            message.into(),
+            Timestamp::now(),
+        );
         let api = client.api::<CertificateSigningRequest>();
         let doing = format!("approve CertificateSigningRequest {key}");
-        api.update_under(&written, "approval").await.map_err(Error::client(doing))?;
+        api.update_under(&written, "approval")
+            .await
+            .map_err(Error::client(doing))?;
         return Ok(Action::Done);
     }
     Ok(Action::Done)
@@ -126,8 +151,17 @@ async fn may(client: &Client, request: &CertificateSigningRequest, permission: &
 }
 
 /// The request with its certificate, or with the reason why there is none; nothing if there is nothing to do.
-pub fn sign(request: &CertificateSigningRequest, signing: &Signing, now: Timestamp) -> Option<CertificateSigningRequest> {
-    let signers = [rules::CLIENT, rules::KUBELET_CLIENT, rules::KUBELET_SERVING, rules::LEGACY];
+pub fn sign(
+    request: &CertificateSigningRequest,
+    signing: &Signing,
+    now: Timestamp,
+) -> Option<CertificateSigningRequest> {
+    let signers = [
+        rules::CLIENT,
+        rules::KUBELET_CLIENT,
+        rules::KUBELET_SERVING,
+        rules::LEGACY,
+    ];
     let approved = condition(request, "Approved").is_some() && condition(request, "Denied").is_none();
     let open = certificate(request).is_none() && condition(request, "Failed").is_none();
     if !signers.contains(&request.spec.signer_name.as_str()) || !approved || !open {
@@ -153,9 +187,14 @@ fn issue(
     signing: &Signing,
     now: Timestamp,
 ) -> Result<String, issue::Error> {
-    let asked = request.spec.expiration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+    let asked = request
+        .spec
+        .expiration_seconds
+        .and_then(|seconds| u64::try_from(seconds).ok());
     let least = Duration::from_secs(600);
-    let life = asked.map_or(signing.duration, |seconds| Duration::from_secs(seconds).clamp(least, signing.duration.max(least)));
+    let life = asked.map_or(signing.duration, |seconds| {
+        Duration::from_secs(seconds).clamp(least, signing.duration.max(least))
+    });
     let life = SignedDuration::try_from(life).unwrap_or(SignedDuration::MAX);
     signing.authority.sign(&Leaf {
         subject: &wanted.subject,
@@ -169,7 +208,9 @@ fn issue(
 
 /// Adds the controller that signs, if there is a CA to sign with.
 pub fn start_signing(setup: &mut Setup) {
-    let Some(signing) = setup.config.signing.clone() else { return };
+    let Some(signing) = setup.config.signing.clone() else {
+        return;
+    };
     let queue = setup.queue("certificate_signing");
     setup.informers.signing_requests.on_event(enqueue(&queue));
     let client = setup.client.clone();
@@ -188,7 +229,10 @@ async fn sign_one(
     signing: &Arc<Signing>,
     key: ObjectKey,
 ) -> Result<Action, Error> {
-    if let Some(written) = requests.get(&key).and_then(|request| sign(&request, signing, Timestamp::now())) {
+    if let Some(written) = requests
+        .get(&key)
+        .and_then(|request| sign(&request, signing, Timestamp::now()))
+    {
         let doing = format!("sign CertificateSigningRequest {key}");
         let api = client.api::<CertificateSigningRequest>();
         api.update_status(&written).await.map_err(Error::client(doing))?;
@@ -206,7 +250,11 @@ pub fn left(request: &CertificateSigningRequest, now: Timestamp) -> Duration {
     let over = certificate(request).is_some_and(|certificate| {
         issue::pem(&certificate.0, "CERTIFICATE")
             .ok()
-            .and_then(|der| X509Certificate::from_der(&der).ok().map(|(_, c)| c.validity().not_after.timestamp()))
+            .and_then(|der| {
+                X509Certificate::from_der(&der)
+                    .ok()
+                    .map(|(_, c)| c.validity().not_after.timestamp())
+            })
             .is_some_and(|end| end < now.as_second())
     });
     match answered {
@@ -239,7 +287,11 @@ async fn clean(client: &Client, requests: &Cache<CertificateSigningRequest>, key
         return Ok(Action::RequeueAfter(left));
     }
     let how = DeleteParams::default().uid(request.uid());
-    match client.api::<CertificateSigningRequest>().delete("", &key.name, &how).await {
+    match client
+        .api::<CertificateSigningRequest>()
+        .delete("", &key.name, &how)
+        .await
+    {
         Err(error) if !error.is_not_found() => {
             Err(Error::client(format!("delete CertificateSigningRequest {key}"))(error))
         }
@@ -269,7 +321,11 @@ mod tests {
         let mut params = CertificateParams::new(vec!["example.com".to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, "jane");
         params.distinguished_name.push(DnType::OrganizationName, "team");
-        let csr = params.serialize_request(&KeyPair::generate().unwrap()).unwrap().pem().unwrap();
+        let csr = params
+            .serialize_request(&KeyPair::generate().unwrap())
+            .unwrap()
+            .pem()
+            .unwrap();
         let mut request = CertificateSigningRequest::default();
         request.spec.request = ByteString(csr.into_bytes());
         request.spec.signer_name = signer.into();
@@ -297,7 +353,15 @@ mod tests {
         let usage = leaf.key_usage().unwrap().unwrap().value;
         assert!(usage.digital_signature() && usage.key_encipherment() && !usage.key_cert_sign());
         assert!(leaf.extended_key_usage().unwrap().unwrap().value.client_auth && !leaf.is_ca());
-        assert_eq!(leaf.subject_alternative_name().unwrap().unwrap().value.general_names.len(), 1);
+        assert_eq!(
+            leaf.subject_alternative_name()
+                .unwrap()
+                .unwrap()
+                .value
+                .general_names
+                .len(),
+            1
+        );
         assert_eq!(sign(&signed, &signing, now()), None);
     }
 

@@ -44,14 +44,16 @@ impl Wanted {
     /// What is wrong with it.
     pub fn parse(text: &[u8]) -> Result<Self, Error> {
         let der = pem(text, "CERTIFICATE REQUEST")?;
-        let (_, request) =
-            X509CertificationRequest::from_der(&der).map_err(|error| Error::Der(error.to_string()))?;
+        let (_, request) = X509CertificationRequest::from_der(&der).map_err(|error| Error::Der(error.to_string()))?;
         request
             .verify_signature()
             .map_err(|error| Error::Der(error.to_string()))?;
         let info = &request.certification_request_info;
         let text = |names: Vec<Result<&str, _>>| -> Vec<String> {
-            names.into_iter().filter_map(|name: Result<&str, x509_parser::error::X509Error>| name.ok().map(str::to_owned)).collect()
+            names
+                .into_iter()
+                .filter_map(|name: Result<&str, x509_parser::error::X509Error>| name.ok().map(str::to_owned))
+                .collect()
         };
         let mut out = Self {
             subject: info.subject.as_raw().to_vec(),
@@ -61,7 +63,9 @@ impl Wanted {
             ..Self::default()
         };
         for extension in request.requested_extensions().into_iter().flatten() {
-            let ParsedExtension::SubjectAlternativeName(names) = extension else { continue };
+            let ParsedExtension::SubjectAlternativeName(names) = extension else {
+                continue;
+            };
             for name in &names.general_names {
                 match name {
                     GeneralName::DNSName(_) => out.dns_names += 1,
@@ -117,7 +121,12 @@ pub fn refusal(request: &CertificateSigningRequest, wanted: &Wanted) -> Option<S
         }
         KUBELET_CLIENT => kubelet_client(&usages, wanted)?.to_owned(),
         KUBELET_SERVING => {
-            let groups = request.spec.groups.iter().flatten().any(|group| group == "system:nodes");
+            let groups = request
+                .spec
+                .groups
+                .iter()
+                .flatten()
+                .any(|group| group == "system:nodes");
             let same = request.spec.username.as_deref() == Some(wanted.common_name.as_str());
             kubelet_serving(&usages, wanted, groups && same)?.to_owned()
         }
@@ -141,8 +150,9 @@ pub fn kubelet_client(usages: &BTreeSet<&str>, wanted: &Wanted) -> Option<&'stat
     if wanted.has_names() {
         return Some("DNS, IP, email and URI subjectAltNames are not allowed");
     }
-    (!is(usages, "client auth"))
-        .then_some("usages did not match [digital signature, client auth] or [digital signature, key encipherment, client auth]")
+    (!is(usages, "client auth")).then_some(
+        "usages did not match [digital signature, client auth] or [digital signature, key encipherment, client auth]",
+    )
 }
 
 fn kubelet_serving(usages: &BTreeSet<&str>, wanted: &Wanted, from_itself: bool) -> Option<&'static str> {
@@ -156,7 +166,9 @@ fn kubelet_serving(usages: &BTreeSet<&str>, wanted: &Wanted, from_itself: bool) 
         return Some("email and URI subjectAltNames are not allowed");
     }
     if !is(usages, "server auth") {
-        return Some("usages did not match [digital signature, server auth] or [digital signature, key encipherment, server auth]");
+        return Some(
+            "usages did not match [digital signature, server auth] or [digital signature, key encipherment, server auth]",
+        );
     }
     (!from_itself).then_some("requested by another user than the node it is for")
 }
@@ -195,8 +207,14 @@ mod tests {
 
     #[test]
     fn each_signer_has_its_rules() {
-        let (client, serving) = (["digital signature", "client auth"], ["digital signature", "server auth"]);
-        let user = Wanted { common_name: "jane".into(), ..Wanted::default() };
+        let (client, serving) = (
+            ["digital signature", "client auth"],
+            ["digital signature", "server auth"],
+        );
+        let user = Wanted {
+            common_name: "jane".into(),
+            ..Wanted::default()
+        };
         let named = Wanted { dns_names: 1, ..node() };
         for (signer, usages, wanted, signed) in [
             (CLIENT, &client, &user, true),
@@ -208,7 +226,11 @@ mod tests {
             (KUBELET_SERVING, &serving, &node(), false),
             (LEGACY, &serving, &user, true),
         ] {
-            assert_eq!(refusal(&request(signer, usages), wanted).is_none(), signed, "{signer} {usages:?} {wanted:?}");
+            assert_eq!(
+                refusal(&request(signer, usages), wanted).is_none(),
+                signed,
+                "{signer} {usages:?} {wanted:?}"
+            );
         }
     }
 
