@@ -40,6 +40,8 @@ const LEASE_SECONDS: i64 = 30;
 const IDENTITY: &str = "apiserver.kubernetes.io/identity";
 /// Where a server listens, in its Lease.
 const ADDRESS: &str = "keelson.dev/address";
+/// How often the allocations of services are looked through; upstream's period.
+const REPAIR: Duration = Duration::from_secs(180);
 /// Pause before a step that failed is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -73,6 +75,35 @@ pub async fn keep_endpoints(registry: Arc<Registry>, config: Config, shutdown: S
             tracing::warn!(%error, "endpoints of the kubernetes service are not up to date");
         }
     }
+}
+
+/// Keeps the records of addresses and ports in order, until shutdown.
+pub async fn keep_allocations(registry: Arc<Registry>, config: Config, shutdown: Shutdown) {
+    let boot = Bootstrap {
+        registry: &registry,
+        config: &config,
+    };
+    let store = &**registry.store();
+    let watch = async {
+        loop {
+            if let Err(error) = allocators::watch_addresses(store, async |findings| boot.report(findings).await).await {
+                tracing::debug!(%error, "watch of service addresses ended");
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    };
+    let now_and_then = async {
+        loop {
+            tokio::time::sleep(REPAIR).await;
+            match allocators::repair(store).await {
+                Ok(findings) => boot.report(findings).await,
+                Err(error) => tracing::warn!(%error, "service allocations are not repaired"),
+            }
+        }
+    };
+    shutdown
+        .run_until(async { tokio::join!(watch, now_and_then) })
+        .await;
 }
 
 /// Takes this server out of the endpoints, on its way out.
@@ -110,7 +141,7 @@ impl Bootstrap<'_> {
         }
         allocators::ensure_service_cidr(&**self.registry.store(), self.config.service_cidr.into()).await?;
         allocators::ensure_node_ports(&**self.registry.store(), self.config.node_ports).await?;
-        allocators::repair(&**self.registry.store()).await?;
+        self.report(allocators::repair(&**self.registry.store()).await?).await;
         self.ensure(("", "v1", "services"), self.service()).await?;
         self.ensure(("", "v1", "services"), self.dns_service()).await?;
         self.endpoints().await
@@ -167,12 +198,36 @@ impl Bootstrap<'_> {
             Err(error) if error.is_not_found() => {
                 let write = self.access("create", resource, namespace, "").await?;
                 match self.registry.create(&write, wanted, &options).await {
-                    // Another server was faster with the same object.
-                    Err(error) if error.is_already_exists() => Ok(()),
+                    // Another server was faster with the same object, or with what the object wants for itself (its address).
+                    Err(error) => match self.registry.get(&read, "").await {
+                        Ok(_) => Ok(()),
+                        Err(_) => Err(error),
+                    },
                     outcome => outcome.map(drop),
                 }
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Writes an event for each finding on its service.
+    async fn report(&self, findings: Vec<allocators::Finding>) {
+        for finding in findings {
+            let (namespace, name) = &finding.service;
+            let now = meta::time(Timestamp::now());
+            let event = json!({
+                "metadata": {"generateName": format!("{name}."), "namespace": namespace},
+                "involvedObject": {"apiVersion": "v1", "kind": "Service", "namespace": namespace, "name": name},
+                "reason": finding.reason, "message": finding.message, "type": "Warning", "count": 1,
+                "source": {"component": "service-allocations"}, "firstTimestamp": now, "lastTimestamp": now,
+            });
+            let written = async {
+                let access = self.access("create", ("", "v1", "events"), namespace, "").await?;
+                self.registry.create(&access, event, &WriteOptions::default()).await
+            };
+            if let Err(error) = written.await {
+                tracing::warn!(%error, namespace, name, "event not written");
+            }
         }
     }
 

@@ -217,6 +217,11 @@ async fn start(
             .clone()
             .keep(registry.clone(), config.serving.ca.clone(), shutdown.clone()),
     );
+    tokio::spawn(bootstrap::keep_allocations(
+        registry.clone(),
+        config.clone(),
+        shutdown.child(),
+    ));
     tokio::spawn(count_objects(state.clone(), shutdown.clone()));
 }
 

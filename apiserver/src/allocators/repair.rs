@@ -1,102 +1,211 @@
-//! What the allocator sets right at start: the default ServiceCIDR, records that are missing, and records of services that are gone.
+//! Compares the records of addresses and ports with the services and writes the difference: at start, from time to time, and for an address
+//! as soon as somebody deletes it under a service.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use api::Error;
-use ipnet::IpNet;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{
-    CIDR_PREFIX, GROUP, Holdings, IP_PREFIX, PORT_PREFIX, PORT_RANGE, decode, encode, ip_address, ip_key, list_all,
-    new_metadata, port_key, port_owner, unavailable,
-};
+use super::{Holdings, addresses, decode, list_all, ports, unavailable};
 use crate::kinds::field::text;
-use crate::store::{Op, Store, Txn, TxnOutcome};
+use crate::store::{Change, Entry, ListQuery, ReadAt, Store, Txn};
 
-/// Name of the range that the server is started with, as upstream's.
-const DEFAULT: &str = "kubernetes";
+const SERVICES: &str = "core/services/";
 
-/// Creates the ServiceCIDR of the configured range if there is none yet. An existing one is left as it is: a range in use cannot change.
-///
-/// # Errors
-/// When the store does not answer.
-pub async fn ensure_service_cidr(store: &dyn Store, cidr: IpNet) -> Result<(), Error> {
-    let mut metadata = new_metadata(DEFAULT);
-    metadata["finalizers"] = json!(["networking.k8s.io/service-cidr-finalizer"]);
-    let now = metadata["creationTimestamp"].clone();
-    let object = json!({"metadata": metadata, "spec": {"cidrs": [cidr.trunc().to_string()]}, "status": {"conditions": [
-        {"type": "Ready", "status": "True", "reason": "", "message": "Kubernetes default Service CIDR is ready", "lastTransitionTime": now}]}});
-    let value = encode(GROUP, "servicecidrs", &object)?;
-    match store
-        .transact(Txn::create(format!("{CIDR_PREFIX}{DEFAULT}"), value))
-        .await
-        .map_err(unavailable)?
-    {
-        TxnOutcome::Committed { .. } | TxnOutcome::Conflict { .. } => Ok(()),
+/// Something that was not in order, worth an event on a service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Finding {
+    /// Namespace and name of the service.
+    pub service: (String, String),
+    /// As upstream names it.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+}
+
+fn finding(service: &Value, reason: &'static str, message: String) -> Finding {
+    tracing::warn!(reason, message, "service allocations are repaired");
+    Finding {
+        service: (
+            text(service, "/metadata/namespace").to_owned(),
+            text(service, "/metadata/name").to_owned(),
+        ),
+        reason,
+        message,
     }
 }
 
-/// Writes down the range of node ports. Ports outside of it that are in use stay with their services.
-///
-/// # Errors
-/// When the store does not answer.
-pub async fn ensure_node_ports(store: &dyn Store, (first, last): (u16, u16)) -> Result<(), Error> {
-    let record =
-        json!({"metadata": new_metadata("nodeports"), "data": {"first": first.to_string(), "last": last.to_string()}});
-    let put = Op::Put {
-        key: PORT_RANGE.to_owned(),
-        value: encode("", "configmaps", &record)?,
-        expires_at: None,
-    };
-    let txn = Txn {
-        conditions: Vec::new(),
-        ops: vec![put],
-    };
-    store.transact(txn).await.map_err(unavailable).map(drop)
+/// What a key stands for, in messages.
+enum What {
+    Address(IpAddr),
+    Port(u16),
 }
 
-/// Compares the records with the services and writes the difference.
+impl What {
+    fn of(key: &str) -> Option<What> {
+        if let Some(ip) = key.strip_prefix(addresses::PREFIX) {
+            return ip.parse().ok().map(What::Address);
+        }
+        key.strip_prefix(ports::PREFIX)?.parse().ok().map(What::Port)
+    }
+
+    fn taken(&self, service: &Value) -> Finding {
+        match self {
+            What::Address(ip) => finding(
+                service,
+                "ClusterIPAlreadyAllocated",
+                format!("Cluster IP {ip} was assigned to multiple services; please recreate service"),
+            ),
+            What::Port(port) => finding(
+                service,
+                "PortAlreadyAllocated",
+                format!("Port {port} was assigned to multiple services; please recreate service"),
+            ),
+        }
+    }
+
+    fn missing(&self, service: &Value) -> Finding {
+        match self {
+            What::Address(ip) => finding(
+                service,
+                "ClusterIPNotAllocated",
+                format!("Cluster IP {ip} is not allocated; repairing"),
+            ),
+            What::Port(port) => finding(
+                service,
+                "PortNotAllocated",
+                format!("Port {port} is not allocated; repairing"),
+            ),
+        }
+    }
+
+    fn record(&self, service: &Value) -> Result<bytes::Bytes, Error> {
+        match self {
+            What::Address(ip) => addresses::object(*ip, service),
+            What::Port(_) => ports::record(service),
+        }
+    }
+}
+
+/// Writes what is missing, removes what nobody holds, and reports both, and what it cannot mend.
 ///
 /// # Errors
 /// When the store does not answer.
-pub async fn repair(store: &dyn Store) -> Result<(), Error> {
-    // The records are read before the services: a record without a service in the later picture has really lost it, or is being deleted.
+pub async fn repair(store: &dyn Store) -> Result<Vec<Finding>, Error> {
+    let query = ListQuery {
+        prefix: SERVICES,
+        start_after: None,
+        limit: 0,
+        at: ReadAt::Latest,
+    };
+    // One picture of services and records: nothing that is being written looks like a leak.
+    let services = store.list(query).await.map_err(unavailable)?;
+    let at = ReadAt::Exact(services.revision);
     let records = [
-        list_all(store, IP_PREFIX).await.map_err(unavailable)?,
-        list_all(store, PORT_PREFIX).await.map_err(unavailable)?,
+        list_all(store, addresses::PREFIX, at).await?,
+        list_all(store, ports::PREFIX, at).await?,
     ]
     .concat();
+    let (ranges, node_ports) = (addresses::ranges(store, ReadAt::Any).await?, ports::range(store).await?);
+    let mut findings = Vec::new();
     let mut wanted: BTreeMap<String, Value> = BTreeMap::new();
-    let info = api::resources::find("", "v1", "services").ok_or_else(|| Error::internal("no resource services"))?;
-    for entry in list_all(store, "core/services/").await.map_err(unavailable)? {
-        let service = api::codec::proto_to_value(info.message, &entry.value).map_err(Error::internal)?;
+    for entry in &services.entries {
+        let service = decode("", "services", entry)?;
         let held = Holdings::of(&service);
-        wanted.extend(held.ips.into_iter().map(|ip| (ip_key(ip), service.clone())));
-        wanted.extend(held.ports.into_iter().map(|port| (port_key(port), service.clone())));
+        for ip in held.ips.iter().filter(|ip| !ranges.iter().any(|range| addresses::usable(range, **ip))) {
+            let message = format!("Cluster IP {ip} is not within any configured Service CIDR; please recreate service");
+            findings.push(finding(&service, "ClusterIPOutOfRange", message));
+        }
+        for port in held.ports.iter().filter(|port| !node_ports.contains(port)) {
+            let message = format!(
+                "Port {port} is not within the port range {}-{}; please recreate service",
+                node_ports.start(),
+                node_ports.end()
+            );
+            findings.push(finding(&service, "PortOutOfRange", message));
+        }
+        for key in held.keys() {
+            match (wanted.contains_key(&key), What::of(&key)) {
+                (true, Some(what)) => findings.push(what.taken(&service)),
+                _ => drop(wanted.insert(key, service.clone())),
+            }
+        }
     }
     for entry in records {
-        if wanted.remove(&*entry.key).is_none()
-            && (entry.key.starts_with(PORT_PREFIX) || is_ours(&decode(GROUP, "ipaddresses", &entry)?))
-        {
-            tracing::warn!(key = %entry.key, "freeing what no service holds");
-            store
-                .transact(Txn::delete(entry.key.to_string(), entry.revision))
-                .await
-                .map_err(unavailable)?;
+        let owner = owner(&entry.key, &entry)?;
+        match (wanted.remove(&*entry.key), owner) {
+            // An address that somebody else made stays as it is.
+            (_, None) => {}
+            (Some(service), Some(owner)) => {
+                if owner != place(&service) {
+                    findings.extend(replace(store, &entry, &service).await?);
+                }
+            }
+            (None, Some(_)) => {
+                tracing::warn!(key = %entry.key, "freeing what no service holds");
+                let delete = Txn::delete(entry.key.to_string(), entry.revision);
+                store.transact(delete).await.map_err(unavailable)?;
+            }
         }
     }
     for (key, service) in wanted {
-        tracing::warn!(key, "recording what a service holds");
-        let value = match key.strip_prefix(IP_PREFIX).and_then(|ip| ip.parse().ok()) {
-            Some(ip) => ip_address(ip, &service)?,
-            None => port_owner(&service)?,
-        };
-        store.transact(Txn::create(key, value)).await.map_err(unavailable)?;
+        if let Some(what) = What::of(&key) {
+            findings.push(what.missing(&service));
+            let creation = Txn::create(key, what.record(&service)?);
+            store.transact(creation).await.map_err(unavailable)?;
+        }
     }
-    Ok(())
+    Ok(findings)
 }
 
-/// Only addresses that this allocator made are its to free.
-fn is_ours(address: &Value) -> bool {
-    text(address, "/metadata/labels/ipaddress.kubernetes.io~1managed-by") == "ipallocator.k8s.io"
+fn place(service: &Value) -> (String, String) {
+    (
+        text(service, "/metadata/namespace").to_owned(),
+        text(service, "/metadata/name").to_owned(),
+    )
+}
+
+/// The service whose record this is; nothing for an address that somebody else made.
+fn owner(key: &str, entry: &Entry) -> Result<Option<(String, String)>, Error> {
+    if key.starts_with(ports::PREFIX) {
+        let record = decode("", "configmaps", entry)?;
+        let owner = text(&record, "/data/service").split_once('/');
+        return Ok(Some(owner.map_or_else(Default::default, |(n, s)| (n.to_owned(), s.to_owned()))));
+    }
+    let address = decode(addresses::GROUP, "ipaddresses", entry)?;
+    let parent = |field: &str| text(&address, &format!("/spec/parentRef/{field}")).to_owned();
+    Ok(addresses::is_ours(&address).then(|| (parent("namespace"), parent("name"))))
+}
+
+/// Writes a record anew that names another service than the one that holds it, if it is still that one.
+async fn replace(store: &dyn Store, entry: &Entry, service: &Value) -> Result<Option<Finding>, Error> {
+    let Some(what) = What::of(&entry.key) else {
+        return Ok(None);
+    };
+    let update = Txn::update(entry.key.to_string(), entry.revision, what.record(service)?);
+    store.transact(update).await.map_err(unavailable)?;
+    Ok(Some(what.missing(service)))
+}
+
+/// Repairs as soon as an address is deleted while its service still has it; ends when the store stops telling.
+///
+/// # Errors
+/// When the store does not answer.
+pub async fn watch_addresses(store: &dyn Store, report: impl AsyncFn(Vec<Finding>)) -> Result<(), Error> {
+    let mut watcher = store.watch(addresses::PREFIX, store.revision()).map_err(unavailable)?;
+    while let Some(batch) = watcher.next().await {
+        for event in batch.map_err(unavailable)? {
+            let Change::Delete { previous } = &event.change else { continue };
+            let Some((namespace, name)) = owner(&previous.key, previous)? else { continue };
+            let key = format!("{SERVICES}{namespace}/{name}");
+            // A service that goes away takes its address with it in one transaction.
+            let Some(entry) = store.get(&key, ReadAt::Any).await.map_err(unavailable)? else { continue };
+            let held = Holdings::of(&decode("", "services", &entry)?);
+            if held.keys().any(|key| *key == *previous.key) {
+                report(repair(store).await?).await;
+            }
+        }
+    }
+    Ok(())
 }
