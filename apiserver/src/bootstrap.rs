@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::registry::access::{Attributes, UserInfo};
 use crate::registry::options::{DeleteOptions, ListOptions, WriteOptions};
 use crate::registry::{Access, Registry, meta};
+use crate::store::Store;
 
 /// Namespaces of every cluster.
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
@@ -86,7 +87,7 @@ pub async fn keep_allocations(registry: Arc<Registry>, config: Config, shutdown:
     let store = &**registry.store();
     let watch = async {
         loop {
-            if let Err(error) = allocators::watch_addresses(store, async |findings| boot.report(findings).await).await {
+            if let Err(error) = boot.guard_addresses(store).await {
                 tracing::debug!(%error, "watch of service addresses ended");
             }
             tokio::time::sleep(RETRY).await;
@@ -101,9 +102,7 @@ pub async fn keep_allocations(registry: Arc<Registry>, config: Config, shutdown:
             }
         }
     };
-    shutdown
-        .run_until(async { tokio::join!(watch, now_and_then) })
-        .await;
+    shutdown.run_until(async { tokio::join!(watch, now_and_then) }).await;
 }
 
 /// Takes this server out of the endpoints, on its way out.
@@ -208,6 +207,14 @@ impl Bootstrap<'_> {
             }
             Err(error) => Err(error),
         }
+    }
+
+    async fn guard_addresses(&self, store: &dyn Store) -> Result<(), Error> {
+        let mut watch = allocators::AddressWatch::new(store)?;
+        while let Some(findings) = watch.next(store).await? {
+            self.report(findings).await;
+        }
+        Ok(())
     }
 
     /// Writes an event for each finding on its service.

@@ -21,8 +21,10 @@ pub(crate) struct Fixture {
 impl Default for Fixture {
     fn default() -> Self {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new(api::codec::set_resource_version));
+        let outgoing = crate::outgoing::Outgoing::new(store.clone());
         Self {
             cx: Context {
+                webhooks: super::webhook::Webhooks::new(outgoing, &prometheus::Registry::new()).unwrap(),
                 store,
                 authorizers: Authorizers::default(),
             },

@@ -23,7 +23,7 @@ use crate::store::{Condition, Entry, Expect, ListQuery, Op, ReadAt, Store, Store
 
 pub use addresses::ensure_service_cidr;
 pub use ports::ensure_node_ports;
-pub use repair::{Finding, repair, watch_addresses};
+pub use repair::{AddressWatch, Finding, repair};
 
 /// What a service holds.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -204,9 +204,7 @@ mod tests {
             text(&first, "/spec/clusterIP").to_owned(),
             number(&first, "/spec/ports/0/nodePort"),
         );
-        assert!(
-            addresses::usable(&cidr, ip.parse().map_err(Error::internal)?) && (30086..=32767).contains(&port)
-        );
+        assert!(addresses::usable(&cidr, ip.parse().map_err(Error::internal)?) && (30086..=32767).contains(&port));
 
         let mut same_ip =
             json!({"metadata": {"name": "b"}, "spec": {"type": "ClusterIP", "clusterIP": ip, "clusterIPs": [ip]}});
@@ -281,7 +279,10 @@ mod tests {
         put(&store, &service("b", "10.96.0.5")).await?;
         put(&store, &service("c", "10.1.0.5")).await?;
         let reasons = |findings: Vec<Finding>| {
-            let mut out: Vec<String> = findings.iter().map(|f| format!("{} {}", f.service.1, f.reason)).collect();
+            let mut out: Vec<String> = findings
+                .iter()
+                .map(|f| format!("{} {}", f.service.1, f.reason))
+                .collect();
             out.sort();
             out
         };
@@ -299,38 +300,37 @@ mod tests {
         );
         // Mended; what cannot be mended is reported again.
         let again = reasons(repair(&store).await?);
-        assert_eq!(again, ["b ClusterIPAlreadyAllocated", "b PortAlreadyAllocated", "c ClusterIPOutOfRange", "c PortAlreadyAllocated"]);
+        assert_eq!(
+            again,
+            [
+                "b ClusterIPAlreadyAllocated",
+                "b PortAlreadyAllocated",
+                "c ClusterIPOutOfRange",
+                "c PortAlreadyAllocated"
+            ]
+        );
         assert_eq!(list_all(&store, addresses::PREFIX, ReadAt::Any).await?.len(), 2);
         Ok(())
     }
 
     #[tokio::test]
     async fn a_deleted_address_comes_back() -> Result<(), Error> {
-        let store = Arc::new(store());
-        ensure_service_cidr(&*store, "10.96.0.0/24".parse().map_err(Error::internal)?).await?;
+        let store = store();
+        ensure_service_cidr(&store, "10.96.0.0/24".parse().map_err(Error::internal)?).await?;
         let mut service = node_port_service("a");
-        assert!(write(&*store, &mut service, None).await?);
-        put(&*store, &service).await?;
-        let watching = store.clone();
-        let (reported, mut reports) = tokio::sync::mpsc::channel(8);
-        let task = tokio::spawn(async move {
-            watch_addresses(&*watching, async |findings| drop(reported.send(findings).await)).await
-        });
+        assert!(write(&store, &mut service, None).await?);
+        put(&store, &service).await?;
+        let mut watch = AddressWatch::new(&store)?;
         let key = Holdings::of(&service).keys().next().unwrap_or_default();
-        // Until the watch is there, nobody hears of a deletion.
-        let mut found = None;
-        while found.is_none() {
-            let revision = store.get(&key, ReadAt::Any).await.map_err(unavailable)?.map_or(0, |e| e.revision);
-            store.transact(crate::store::Txn::delete(key.clone(), revision)).await.map_err(unavailable)?;
-            let wait = tokio::time::timeout(std::time::Duration::from_millis(200), reports.recv());
-            match wait.await {
-                Ok(report) => found = report,
-                Err(_) => drop(repair(&*store).await?),
-            }
-        }
-        task.abort();
-        assert_eq!(found.unwrap_or_default().first().map(|f| f.reason), Some("ClusterIPNotAllocated"));
-        assert!(exists(&*store, &key, ReadAt::Any).await?);
+        let entry = store.get(&key, ReadAt::Any).await.map_err(unavailable)?;
+        let revision = entry.map_or(0, |entry| entry.revision);
+        store
+            .transact(crate::store::Txn::delete(key.clone(), revision))
+            .await
+            .map_err(unavailable)?;
+        let found = watch.next(&store).await?.unwrap_or_default();
+        assert_eq!(found.first().map(|f| f.reason), Some("ClusterIPNotAllocated"));
+        assert!(exists(&store, &key, ReadAt::Any).await?);
         Ok(())
     }
 
@@ -343,11 +343,20 @@ mod tests {
         assert!(write(&store, &mut dns, None).await?);
         assert_eq!(number(&dns, "/spec/ports/0/nodePort"), 30053);
         assert_ne!(number(&dns, "/spec/ports/2/nodePort"), 30053);
-        let quiet = |name: &str| json!({"metadata": {"name": name}, "spec": {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false,
-            "externalTrafficPolicy": "Local", "ports": [{"port": 80, "nodePort": 30053}, {"port": 81}]}});
+        let quiet = |name: &str| {
+            json!({"metadata": {"name": name}, "spec": {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false,
+            "externalTrafficPolicy": "Local", "ports": [{"port": 80, "nodePort": 30053}, {"port": 81}]}})
+        };
         // A port that is named is taken even if none is given away.
-        let refused = write(&store, &mut quiet("lb"), None).await.err().map(|e| e.message).unwrap_or_default();
-        assert!(refused.contains("spec.ports[0].nodePort: Invalid value: 30053: provided port is already allocated"), "{refused}");
+        let refused = write(&store, &mut quiet("lb"), None)
+            .await
+            .err()
+            .map(|e| e.message)
+            .unwrap_or_default();
+        assert!(
+            refused.contains("spec.ports[0].nodePort: Invalid value: 30053: provided port is already allocated"),
+            "{refused}"
+        );
         let mut free = quiet("lb");
         free["spec"]["ports"][0]["nodePort"] = json!(30080);
         assert!(write(&store, &mut free, None).await?);
@@ -356,8 +365,15 @@ mod tests {
         assert_eq!(list_all(&store, ports::PREFIX, ReadAt::Any).await?.len(), 4);
         let mut outside = node_port_service("out");
         outside["spec"]["ports"][0]["nodePort"] = json!(80);
-        let refused = write(&store, &mut outside, None).await.err().map(|e| e.message).unwrap_or_default();
-        assert!(refused.ends_with("provided port is not in the valid range. The range of valid ports is 30000-32767"), "{refused}");
+        let refused = write(&store, &mut outside, None)
+            .await
+            .err()
+            .map(|e| e.message)
+            .unwrap_or_default();
+        assert!(
+            refused.ends_with("provided port is not in the valid range. The range of valid ports is 30000-32767"),
+            "{refused}"
+        );
         Ok(())
     }
 }

@@ -100,7 +100,11 @@ impl Claim<'_> {
 fn bands(range: &RangeInclusive<u16>) -> [Range<u32>; 2] {
     let (first, end) = (u32::from(*range.start()), u32::from(*range.end()) + 1);
     let size = end - first;
-    let reserved = if size <= 16 { 0 } else { (size / 32).clamp(16, 128).min(size) };
+    let reserved = if size <= 16 {
+        0
+    } else {
+        (size / 32).clamp(16, 128).min(size)
+    };
     [first + reserved..end, first..first + reserved]
 }
 
@@ -130,7 +134,9 @@ pub(super) async fn allocate(
     };
     // Those that are named first, so that none of them is given to another port of the service.
     for i in 0..list(service, "/spec/ports").len() {
-        let Some(port) = node_port(&service["spec"]["ports"][i]) else { continue };
+        let Some(port) = node_port(&service["spec"]["ports"][i]) else {
+            continue;
+        };
         if let Err(why) = claim.explicit(port, extra).await? {
             let fault = FieldError::invalid(format!("spec.ports[{i}].nodePort"), port, why);
             return Err(refuse(service, fault));

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Holdings, addresses, decode, list_all, ports, unavailable};
 use crate::kinds::field::text;
-use crate::store::{Change, Entry, ListQuery, ReadAt, Store, Txn};
+use crate::store::{Change, Entry, ListQuery, ReadAt, Store, Txn, Watcher};
 
 const SERVICES: &str = "core/services/";
 
@@ -113,7 +113,11 @@ pub async fn repair(store: &dyn Store) -> Result<Vec<Finding>, Error> {
     for entry in &services.entries {
         let service = decode("", "services", entry)?;
         let held = Holdings::of(&service);
-        for ip in held.ips.iter().filter(|ip| !ranges.iter().any(|range| addresses::usable(range, **ip))) {
+        for ip in held
+            .ips
+            .iter()
+            .filter(|ip| !ranges.iter().any(|range| addresses::usable(range, **ip)))
+        {
             let message = format!("Cluster IP {ip} is not within any configured Service CIDR; please recreate service");
             findings.push(finding(&service, "ClusterIPOutOfRange", message));
         }
@@ -171,7 +175,9 @@ fn owner(key: &str, entry: &Entry) -> Result<Option<(String, String)>, Error> {
     if key.starts_with(ports::PREFIX) {
         let record = decode("", "configmaps", entry)?;
         let owner = text(&record, "/data/service").split_once('/');
-        return Ok(Some(owner.map_or_else(Default::default, |(n, s)| (n.to_owned(), s.to_owned()))));
+        return Ok(Some(
+            owner.map_or_else(Default::default, |(n, s)| (n.to_owned(), s.to_owned())),
+        ));
     }
     let address = decode(addresses::GROUP, "ipaddresses", entry)?;
     let parent = |field: &str| text(&address, &format!("/spec/parentRef/{field}")).to_owned();
@@ -188,24 +194,46 @@ async fn replace(store: &dyn Store, entry: &Entry, service: &Value) -> Result<Op
     Ok(Some(what.missing(service)))
 }
 
-/// Repairs as soon as an address is deleted while its service still has it; ends when the store stops telling.
-///
-/// # Errors
-/// When the store does not answer.
-pub async fn watch_addresses(store: &dyn Store, report: impl AsyncFn(Vec<Finding>)) -> Result<(), Error> {
-    let mut watcher = store.watch(addresses::PREFIX, store.revision()).map_err(unavailable)?;
-    while let Some(batch) = watcher.next().await {
-        for event in batch.map_err(unavailable)? {
-            let Change::Delete { previous } = &event.change else { continue };
-            let Some((namespace, name)) = owner(&previous.key, previous)? else { continue };
-            let key = format!("{SERVICES}{namespace}/{name}");
-            // A service that goes away takes its address with it in one transaction.
-            let Some(entry) = store.get(&key, ReadAt::Any).await.map_err(unavailable)? else { continue };
-            let held = Holdings::of(&decode("", "services", &entry)?);
-            if held.keys().any(|key| *key == *previous.key) {
-                report(repair(store).await?).await;
+/// Hears of addresses that are deleted while their services still have them.
+pub struct AddressWatch(Watcher);
+
+impl AddressWatch {
+    /// From now on.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub fn new(store: &dyn Store) -> Result<Self, Error> {
+        let watcher = store.watch(addresses::PREFIX, store.revision()).map_err(unavailable)?;
+        Ok(Self(watcher))
+    }
+
+    /// Waits for the next such deletions, and repairs. Nothing when the store stops telling.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn next(&mut self, store: &dyn Store) -> Result<Option<Vec<Finding>>, Error> {
+        while let Some(batch) = self.0.next().await {
+            for event in batch.map_err(unavailable)? {
+                if let Change::Delete { previous } = &event.change
+                    && is_held(store, previous).await?
+                {
+                    return repair(store).await.map(Some);
+                }
             }
         }
+        Ok(None)
     }
-    Ok(())
+}
+
+/// Whether the service of a deleted address still has it. One that goes away takes its address with it in one transaction.
+async fn is_held(store: &dyn Store, address: &Entry) -> Result<bool, Error> {
+    let Some((namespace, name)) = owner(&address.key, address)? else {
+        return Ok(false);
+    };
+    let key = format!("{SERVICES}{namespace}/{name}");
+    let Some(service) = store.get(&key, ReadAt::Any).await.map_err(unavailable)? else {
+        return Ok(false);
+    };
+    let held = Holdings::of(&decode("", "services", &service)?);
+    Ok(held.keys().any(|key| *key == *address.key))
 }
