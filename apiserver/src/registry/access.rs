@@ -176,24 +176,6 @@ pub enum Options<'a> {
     None,
 }
 
-/// What plugins tell the audit log, by key; shared by everything that one request leads to.
-#[derive(Debug, Clone, Default)]
-pub struct AuditAnnotations(Arc<Mutex<BTreeMap<String, String>>>);
-
-impl AuditAnnotations {
-    /// The first value of a key stays, as upstream has it.
-    pub fn add(&self, key: impl Into<String>, value: impl Into<String>) {
-        let (key, value) = (key.into(), value.into());
-        crate::audit::annotate(&key, value.as_str());
-        self.0.lock().entry(key).or_insert(value);
-    }
-
-    /// What was added so far.
-    pub fn all(&self) -> BTreeMap<String, String> {
-        self.0.lock().clone()
-    }
-}
-
 /// One request as admission sees it. Objects are in the storage version of their kind.
 pub struct AdmissionRequest<'a> {
     /// Who asks.
@@ -208,8 +190,6 @@ pub struct AdmissionRequest<'a> {
     pub old: Option<&'a Value>,
     /// How it is asked for.
     pub options: Options<'a>,
-    /// For the audit log.
-    pub audit: AuditAnnotations,
     /// The resource as it was asked for.
     pub kind: Option<Arc<Kind>>,
     warnings: Mutex<Vec<String>>,
@@ -241,7 +221,6 @@ impl<'a> AdmissionRequest<'a> {
             operation,
             old,
             options,
-            audit: AuditAnnotations::default(),
             kind: None,
             warnings: Mutex::default(),
             reinvocation: Mutex::default(),
@@ -265,6 +244,11 @@ impl<'a> AdmissionRequest<'a> {
             (Options::Delete(options), _) => options.to_value(),
             (Options::None, _) => Value::Null,
         }
+    }
+
+    /// Tells the audit log; the first value of a key stays.
+    pub fn annotate(&self, key: impl AsRef<str>, value: impl Into<String>) {
+        crate::audit::annotate(key.as_ref(), value);
     }
 
     /// Adds a `Warning` header to the answer.

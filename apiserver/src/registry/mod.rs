@@ -39,10 +39,7 @@ pub use read::Page;
 use crate::apiextensions::catalog::Catalog;
 use crate::audit;
 use crate::store::{Entry, Store, StoreError};
-use access::{
-    Admission, AdmissionRequest, Attributes, AuditAnnotations, Authorizer, Decision, Operation, Options, Reviewer,
-    UserInfo,
-};
+use access::{Admission, AdmissionRequest, Attributes, Authorizer, Decision, Operation, Options, Reviewer, UserInfo};
 use options::WriteOptions;
 use strategy::{Generic, Strategy};
 
@@ -64,8 +61,6 @@ pub struct Access {
     pub attributes: Attributes,
     /// The resource.
     pub kind: Arc<Kind>,
-    /// What admission says about it to the audit log.
-    pub audit: AuditAnnotations,
     _sealed: Sealed,
 }
 
@@ -111,7 +106,6 @@ impl Access {
             old,
             options,
         );
-        request.audit = self.audit.clone();
         request.kind = Some(self.kind.clone());
         request
     }
@@ -184,7 +178,6 @@ impl Registry {
             user,
             attributes,
             kind,
-            audit: AuditAnnotations::default(),
             _sealed: Sealed,
         })
     }

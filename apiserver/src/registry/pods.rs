@@ -272,7 +272,6 @@ impl Registry {
             user: access.user.clone(),
             attributes,
             kind: kind.clone(),
-            audit: access.audit.clone(),
             _sealed: super::Sealed,
         };
         let labels = meta::labels(pod);

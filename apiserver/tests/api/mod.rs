@@ -1,5 +1,6 @@
 //! What clients see, subject by subject.
 
+mod admission;
 mod aggregation;
 mod apply;
 mod audit;

@@ -134,7 +134,7 @@ impl PodSecurity {
         enforce: bool,
     ) -> Result<(), Error> {
         if let Some(reason) = self.exemption(request, pod) {
-            request.audit.add(format!("{AUDIT}exempt"), reason);
+            request.annotate(format!("{AUDIT}exempt"), reason);
             return Ok(());
         }
         let name = &request.attributes.namespace;
@@ -144,12 +144,10 @@ impl PodSecurity {
         let (policy, faults) = Policy::of_labels(namespace.pointer("/metadata/labels"), self.defaults);
         if let Some(fault) = faults.first() {
             let why = format!("Failed to parse policy: {fault}");
-            request.audit.add(format!("{AUDIT}error"), why);
+            request.annotate(format!("{AUDIT}error"), why);
         }
         if enforce {
-            request
-                .audit
-                .add(format!("{AUDIT}enforce-policy"), policy.enforce.to_string());
+            request.annotate(format!("{AUDIT}enforce-policy"), policy.enforce.to_string());
         }
         if faults.is_empty() && policy.is_privileged() {
             return Ok(());
@@ -160,7 +158,7 @@ impl PodSecurity {
         let audited = check(policy.audit);
         if !audited.is_empty() {
             let why = format!("would violate PodSecurity \"{}\": {audited}", policy.audit);
-            request.audit.add(format!("{AUDIT}audit-violations"), why);
+            request.annotate(format!("{AUDIT}audit-violations"), why);
         }
         let enforced = if enforce { check(policy.enforce) } else { String::new() };
         if !enforced.is_empty() {

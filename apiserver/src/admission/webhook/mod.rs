@@ -197,7 +197,7 @@ impl Webhooks {
         let answer = review::answer(&body, (version, &uid), phase)
             .map_err(|why| failed(format!("received invalid webhook response: {why}"), 503))?;
         for (key, value) in &answer.audit {
-            request.audit.add(format!("{}/{key}", hook.name), value.clone());
+            request.annotate(format!("{}/{key}", hook.name), value.clone());
         }
         for warning in &answer.warnings {
             request.warn(warning.clone());
@@ -225,7 +225,7 @@ impl Webhooks {
             Failure::Call { why, code } if hook.ignores_failure => {
                 tracing::warn!(hook = hook.name, configuration = hook.configuration, %why, "webhook failed, failing open");
                 self.metrics.failed_open(hook, phase);
-                request.audit.add(note, hook.name.clone());
+                request.annotate(note, hook.name.clone());
                 (Ending::Unreachable(code), Ok(()))
             }
             Failure::Call { why, code } => {
@@ -263,7 +263,7 @@ impl Webhooks {
                         .observe(what, started.elapsed(), Ending::Answered(200), false);
                     let mutation =
                         json!({"configuration": hook.configuration, "webhook": hook.name, "mutated": changed});
-                    request.audit.add(
+                    request.annotate(
                         format!("mutation.webhook.admission.k8s.io/{place}"),
                         mutation.to_string(),
                     );
