@@ -7,8 +7,8 @@ use super::config::AdmissionConfig;
 use super::{
     Plugin, always, always_pull_images, anti_affinity, certificates, claim_resize, default_tolerations,
     event_rate_limit, extended_resources, external_ips, limit_ranger, namespace_exists, namespace_lifecycle,
-    node_restriction, owner_references, pod_node_selector, pod_security, policy, priority, resource_quota, runtime_class,
-    service_account, storage_class, taint_nodes, toleration_restriction, topology_labels, webhook,
+    node_restriction, owner_references, pod_node_selector, pod_security, policy, priority, resource_quota,
+    runtime_class, service_account, storage_class, taint_nodes, toleration_restriction, topology_labels, webhook,
 };
 
 /// One line of the table.

@@ -24,6 +24,7 @@ impl Default for Fixture {
         let outgoing = crate::outgoing::Outgoing::new(store.clone());
         Self {
             cx: Context {
+                catalog: Arc::default(),
                 webhooks: super::webhook::Webhooks::new(outgoing, &prometheus::Registry::new()).unwrap(),
                 store,
                 authorizers: Authorizers::default(),

@@ -206,7 +206,7 @@ impl Round<'_> {
         }
         for (key, values) in annotations {
             let key = format!("{}/{key}", common.name);
-            self.request.audit.add(key, values.join(", "));
+            self.request.annotate(key, values.join(", "));
         }
         Ok(first)
     }
@@ -227,7 +227,7 @@ impl Round<'_> {
                             "expressionIndex": index, "validationActions": binding.actions,
                         }]);
                         let key = "validation.policy.admission.k8s.io/validation_failure";
-                        self.request.audit.add(key, failure.to_string());
+                        self.request.annotate(key, failure.to_string());
                     }
                     _ => {}
                 }
