@@ -6,6 +6,7 @@ use api::Error;
 use serde_json::Value;
 
 use super::{Context, Plugin, key};
+use crate::apiextensions::catalog::Catalog;
 use crate::authz::Authorizers;
 use crate::registry::access::{AdmissionRequest, Attributes, Operation, Options, UserInfo};
 use crate::registry::options::WriteOptions;
@@ -24,7 +25,7 @@ impl Default for Fixture {
         let outgoing = crate::outgoing::Outgoing::new(store.clone());
         Self {
             cx: Context {
-                catalog: Arc::default(),
+                catalog: Arc::new(Catalog::new(outgoing.clone())),
                 webhooks: super::webhook::Webhooks::new(outgoing, &prometheus::Registry::new()).unwrap(),
                 store,
                 authorizers: Authorizers::default(),

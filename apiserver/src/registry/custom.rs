@@ -142,7 +142,6 @@ impl Registry {
                 user: user.clone(),
                 attributes,
                 kind: kind.clone(),
-                audit: Default::default(),
                 _sealed: super::Sealed,
             };
             match self.remove(&access, &DeleteOptions::default(), true).await {
