@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::authn::review as identity;
 use crate::authn::service_account::Tokens;
-use crate::authn::static_tokens::StaticTokens;
+use crate::authn::tokens::TokenChain;
 use crate::authz::{Authorizers, review as power};
 use crate::registry::access::{Reviewer, UserInfo};
 
@@ -17,8 +17,8 @@ use crate::registry::access::{Reviewer, UserInfo};
 pub struct Answers {
     /// Service-account tokens.
     pub tokens: Arc<Tokens>,
-    /// Tokens of the static file.
-    pub static_tokens: StaticTokens,
+    /// Every token that somebody knows.
+    pub chain: Arc<TokenChain>,
     /// Roles and bindings.
     pub authorizers: Authorizers,
 }
@@ -33,7 +33,7 @@ impl Reviewer for Answers {
         object: Value,
     ) -> Result<Value, Error> {
         match &*resource.resource {
-            "tokenreviews" => identity::token(&self.tokens, &self.static_tokens, object).await,
+            "tokenreviews" => identity::token(&self.chain, object).await,
             "selfsubjectreviews" => Ok(identity::self_subject(user, object)),
             other => {
                 power::answer(

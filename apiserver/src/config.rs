@@ -11,7 +11,7 @@ use daemon::cli::LogOptions;
 use daemon::config::ConfigError;
 use daemon::tls::TlsFiles;
 use ipnet::Ipv4Net;
-use security::{AuditSettings, EncryptionSettings};
+use security::{AuditSettings, AuthenticationSettings, EncryptionSettings};
 use serde::Deserialize;
 
 use crate::admission::config::AdmissionConfig;
@@ -100,6 +100,9 @@ pub struct Settings {
     /// Audit.
     #[command(flatten)]
     pub audit: AuditSettings,
+    /// Authentication.
+    #[command(flatten)]
+    pub authentication: AuthenticationSettings,
     /// Encryption at rest.
     #[command(flatten)]
     pub encryption: EncryptionSettings,
@@ -177,6 +180,8 @@ pub struct Config {
     pub static_tokens: Option<PathBuf>,
     /// Admission plugins.
     pub admission: AdmissionConfig,
+    /// Who may ask, and how they show it.
+    pub authentication: AuthenticationSettings,
     /// Encryption at rest; the key file is always named.
     pub encryption: EncryptionSettings,
     /// What is recorded, and where.
@@ -247,6 +252,7 @@ impl Config {
         let signing_key = required(s.service_account_signing_key_file, "service-account-signing-key-file")?;
         let key_file = s.encryption.encryption_key_file.clone();
         Ok(Self {
+            authentication: s.authentication,
             encryption: EncryptionSettings {
                 encryption_key_file: key_file.or_else(|| Some(signing_key.with_file_name("encryption.key"))),
                 ..s.encryption
@@ -308,6 +314,7 @@ impl Settings {
                 .admission_control_config_file
                 .or(file.admission_control_config_file),
             audit: self.audit.over(file.audit),
+            authentication: self.authentication.over(file.authentication),
             encryption: self.encryption.over(file.encryption),
             aggregation: self.aggregation.over(file.aggregation),
             data_dir: self.data_dir.or(file.data_dir),

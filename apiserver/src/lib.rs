@@ -43,10 +43,14 @@ use aggregation::Aggregator;
 use answers::Answers;
 use apiextensions::catalog::Catalog;
 use authn::Authenticators;
+use authn::bootstrap::BootstrapTokens;
 use authn::jwt::{PublicKey, Signer};
-use authn::service_account::Tokens;
+use authn::service_account::{TokenOptions, Tokens};
 use authn::static_tokens::StaticTokens;
+use authn::tokens::TokenChain;
+use authn::webhook::Webhook;
 use authz::Authorizers;
+use config::security::duration;
 use config::{Config, Storage};
 use encryption::Keys;
 use encryption::config::Source;
@@ -54,6 +58,7 @@ use http::metrics::Metrics;
 use http::stack::{serve, stack};
 use outgoing::Outgoing;
 use outgoing::tls::Roots;
+use outgoing::kubeconfig::Remote;
 use registry::Registry;
 use store::raft::{Connect, Member, RaftConfig, RaftStore, tls_channels};
 use store::{MemoryStore, Stamp, Store};
@@ -96,10 +101,10 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
     }
 
     let tokens = Arc::new(tokens(&config, store.clone())?);
-    let static_tokens = static_tokens(&config)?;
     let authorizers = Authorizers::default();
     let outgoing = Outgoing::new(store.clone());
     let catalog = Arc::new(Catalog::new(outgoing.clone()));
+    let chain = token_chain(&config, &outgoing, tokens.clone(), &store, &shutdown)?;
     let admission = AdmissionContext {
         store: store.clone(),
         catalog: catalog.clone(),
@@ -113,7 +118,7 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
         Arc::new(Answers {
             tokens: tokens.clone(),
             authorizers: authorizers.clone(),
-            static_tokens: static_tokens.clone(),
+            chain: chain.clone(),
         }),
         catalog,
     ));
@@ -125,7 +130,7 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
     let aggregator = Arc::new(Aggregator::new(config.aggregation.clone(), outgoing.clone())?);
     let state = Arc::new(http::State {
         registry: registry.clone(),
-        authenticator: Arc::new(Authenticators::new(tls.clone(), tokens.clone(), static_tokens.clone())),
+        authenticator: Arc::new(Authenticators::new(tls.clone(), chain, &config.authentication)?),
         auditor: config.audit.start(&outgoing, &metrics.registry, &shutdown)?,
         started: started.clone(),
         health: health(raft.clone(), started, kms),
@@ -344,7 +349,58 @@ fn tokens(config: &Config, store: Arc<dyn Store>) -> Result<Tokens, ConfigError>
     for path in &config.token_keys {
         keys.push(PublicKey::from_pem(&read(path)?).map_err(|error| bad(path, error.to_string()))?);
     }
-    Ok(Tokens::new(config.issuer.clone(), Vec::new(), signer, keys, store))
+    let settings = &config.authentication;
+    let longest = settings.service_account_max_token_expiration.as_deref();
+    let longest = longest.map(|text| duration("service-account-max-token-expiration", text));
+    let options = TokenOptions {
+        issuer: config.issuer.clone(),
+        audiences: settings.api_audiences.clone(),
+        jwks_uri: settings
+            .service_account_jwks_uri
+            .clone()
+            .unwrap_or_else(|| format!("https://{}/openid/v1/jwks", config.advertise)),
+        longest: longest.transpose()?.and_then(|d| i64::try_from(d.as_secs()).ok()),
+        extend: settings.service_account_extend_token_expiration != Some(false),
+    };
+    Ok(Tokens::new(options, signer, keys, store))
+}
+
+/// Everything that knows bearer tokens.
+fn token_chain(
+    config: &Config,
+    outgoing: &Outgoing,
+    accounts: Arc<Tokens>,
+    store: &Arc<dyn Store>,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Arc<TokenChain>> {
+    let settings = &config.authentication;
+    let webhook = settings
+        .authentication_token_webhook_config_file
+        .as_deref()
+        .map(|path| {
+            let ttl = settings
+                .authentication_token_webhook_cache_ttl
+                .as_deref()
+                .unwrap_or("2m");
+            let ttl = duration("authentication-token-webhook-cache-ttl", ttl)?;
+            let version = settings
+                .authentication_token_webhook_version
+                .as_deref()
+                .unwrap_or("v1beta1");
+            if !matches!(version, "v1" | "v1beta1") {
+                let why = format!("--authentication-token-webhook-version: expected v1 or v1beta1, found {version:?}");
+                return Err(ConfigError::Usage(why));
+            }
+            Ok(Webhook::new(Remote::load(path, outgoing)?, version, ttl))
+        });
+    let bootstrap = settings.enable_bootstrap_token_auth != Some(false);
+    Ok(Arc::new(TokenChain {
+        static_tokens: static_tokens(config)?,
+        accounts,
+        bootstrap: bootstrap.then(|| BootstrapTokens::new(store.clone())),
+        issuers: authn::reload::start(settings.clone(), outgoing.clone(), shutdown.clone())?,
+        webhook: webhook.transpose()?,
+    }))
 }
 
 /// Keeps `apiserver_storage_objects` until shutdown.

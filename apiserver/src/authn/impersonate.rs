@@ -94,7 +94,7 @@ fn extras(headers: &HeaderMap) -> BTreeMap<String, Vec<String>> {
 }
 
 /// Percent-decoding, which leaves what is no escape as it is.
-fn unescape(text: &str) -> String {
+pub(super) fn unescape(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut i = 0;

@@ -2,8 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::service_account::Tokens;
-use super::static_tokens::StaticTokens;
+use super::tokens::{Accepted, TokenChain};
 use crate::kinds::field::{list, text};
 use crate::registry::access::UserInfo;
 
@@ -25,11 +24,26 @@ pub fn self_subject(user: &UserInfo, mut review: Value) -> Value {
     review
 }
 
-/// Answers a TokenReview. The token is not repeated in the answer.
+/// The user of an `authentication.k8s.io UserInfo`.
+pub fn user_of(value: &Value) -> UserInfo {
+    let strings =
+        |list: &[Value]| -> Vec<String> { list.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect() };
+    let extra = value["extra"].as_object().into_iter().flatten();
+    UserInfo {
+        name: text(value, "/username").to_owned(),
+        uid: text(value, "/uid").to_owned(),
+        groups: strings(list(value, "/groups")),
+        extra: extra
+            .map(|(key, values)| (key.clone(), strings(values.as_array().map_or(&[], Vec::as_slice))))
+            .collect(),
+    }
+}
+
+/// Answers a TokenReview.
 ///
 /// # Errors
 /// 400 when there is no token.
-pub async fn token(tokens: &Tokens, static_tokens: &StaticTokens, mut review: Value) -> Result<Value, api::Error> {
+pub async fn token(tokens: &TokenChain, mut review: Value) -> Result<Value, api::Error> {
     let given = text(&review, "/spec/token").to_owned();
     if given.is_empty() {
         return Err(api::Error::bad_request(
@@ -40,25 +54,15 @@ pub async fn token(tokens: &Tokens, static_tokens: &StaticTokens, mut review: Va
         .iter()
         .filter_map(|a| a.as_str().map(str::to_owned))
         .collect();
-    let outcome = match static_tokens.find(&given) {
-        Some(user) => Ok((user, wanted)),
-        None => tokens
-            .authenticate(&given, &wanted)
-            .await
-            .map(|a| (a.user, a.audiences)),
-    };
-    review["status"] = match outcome {
-        Ok((user, audiences)) => {
+    review["status"] = match tokens.authenticate(&given, &wanted).await {
+        Ok(Accepted { user, audiences }) => {
             let mut status = json!({"authenticated": true, "user": user_value(&user)});
             if !audiences.is_empty() {
                 status["audiences"] = json!(audiences);
             }
             status
         }
-        Err(why) => json!({"user": {}, "error": format!("[invalid bearer token, {why}]")}),
+        Err(why) => json!({"user": {}, "error": why}),
     };
-    if let Some(spec) = review["spec"].as_object_mut() {
-        spec.remove("token");
-    }
     Ok(review)
 }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::jwt::{self, PublicKey, Signer};
+use super::tokens::Accepted;
 use crate::kinds::field::{list, text};
 use crate::registry::access::UserInfo;
 use crate::store::{ReadAt, Store};
@@ -18,6 +19,10 @@ const PRIVATE: &str = "kubernetes.io";
 const DEFAULT_LIFETIME: i64 = 3600;
 const MIN_LIFETIME: i64 = 600;
 const MAX_LIFETIME: i64 = 1 << 32;
+/// The lifetime that kubelets ask for with a pod's own volume. Such a token is good for [`EXTENDED`] instead, since programs exist that never
+/// read it again; it says when it should have been.
+const EXTENDABLE: i64 = 3607;
+const EXTENDED: i64 = 365 * 24 * 3600;
 /// Seconds after its deletion time during which an account that is still there keeps its power, as upstream allows.
 const DELETION_LEEWAY: i64 = 60;
 
@@ -27,39 +32,45 @@ pub struct Tokens {
     audiences: Vec<String>,
     signer: Signer,
     keys: Vec<PublicKey>,
+    jwks_uri: String,
+    /// Seconds that a token lives at most, if that is bounded.
+    longest: Option<i64>,
+    extend: bool,
     store: Arc<dyn Store>,
 }
 
-/// What an accepted token says.
-#[derive(Clone, Debug)]
-pub struct Accepted {
-    /// The account.
-    pub user: UserInfo,
-    /// Those of the wanted audiences that the token is for.
+/// How tokens are issued.
+#[derive(Clone, Debug, Default)]
+pub struct TokenOptions {
+    /// The claim `iss`, a URL.
+    pub issuer: String,
+    /// The audiences of the API itself; the issuer if empty.
     pub audiences: Vec<String>,
+    /// Where others find the keys.
+    pub jwks_uri: String,
+    /// Seconds that a token lives at most.
+    pub longest: Option<i64>,
+    /// Whether the tokens of pods' own volumes live longer than asked for.
+    pub extend: bool,
 }
 
 impl Tokens {
-    /// `issuer` is a URL; `audiences` are those of the API itself (the issuer if empty); `keys` verify besides the signer's own.
-    pub fn new(
-        issuer: String,
-        audiences: Vec<String>,
-        signer: Signer,
-        mut keys: Vec<PublicKey>,
-        store: Arc<dyn Store>,
-    ) -> Tokens {
-        let audiences = if audiences.is_empty() {
-            vec![issuer.clone()]
-        } else {
-            audiences
+    /// `keys` verify besides the signer's own.
+    pub fn new(options: TokenOptions, signer: Signer, mut keys: Vec<PublicKey>, store: Arc<dyn Store>) -> Tokens {
+        let audiences = match options.audiences.is_empty() {
+            true => vec![options.issuer.clone()],
+            false => options.audiences,
         };
         keys.retain(|key| key != signer.public());
         keys.insert(0, signer.public().clone());
         Tokens {
-            issuer,
+            issuer: options.issuer,
             audiences,
             signer,
             keys,
+            jwks_uri: options.jwks_uri,
+            longest: options.longest,
+            extend: options.extend,
             store,
         }
     }
@@ -71,12 +82,15 @@ impl Tokens {
 
     /// `/.well-known/openid-configuration`
     pub fn discovery_document(&self) -> Value {
+        let mut algorithms: Vec<&str> = self.keys.iter().map(PublicKey::algorithm).collect();
+        algorithms.sort_unstable();
+        algorithms.dedup();
         json!({
             "issuer": self.issuer,
-            "jwks_uri": format!("{}/openid/v1/jwks", self.issuer.trim_end_matches('/')),
+            "jwks_uri": self.jwks_uri,
             "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported": ["ES256"],
+            "id_token_signing_alg_values_supported": algorithms,
         })
     }
 
@@ -195,7 +209,8 @@ impl Tokens {
             .await
             .map_err(Error::internal)?;
         let account = account.ok_or_else(|| Error::not_found(&GroupResource::new("", "serviceaccounts"), name))?;
-        let lifetime = lifetime(&request)?;
+        let asked = lifetime(&request)?;
+        let lifetime = self.longest.map_or(asked, |longest| asked.min(longest));
         let spec = &request["spec"];
         let audiences: Vec<String> = list(spec, "/audiences")
             .iter()
@@ -216,9 +231,17 @@ impl Tokens {
             self.bind(namespace, name, bound, &mut private).await?;
         }
         let now = Timestamp::now().as_second();
+        let own = private.contains_key("pod") && audiences.iter().any(|a| self.audiences.contains(a));
+        let mut good_for = lifetime;
+        if self.extend && own && lifetime == EXTENDABLE {
+            good_for = EXTENDED;
+            private.insert("warnafter".into(), json!(now + lifetime));
+        }
+        let id = uuid::Uuid::new_v4().to_string();
+        crate::audit::annotate("authentication.kubernetes.io/issued-credential-id", format!("JTI={id}"));
         let claims = json!({
-            "iss": self.issuer, "sub": format!("{USER_PREFIX}{namespace}:{name}"), "aud": audiences, "exp": now + lifetime, "iat": now, "nbf": now,
-            "jti": uuid::Uuid::new_v4().to_string(), PRIVATE: private,
+            "iss": self.issuer, "sub": format!("{USER_PREFIX}{namespace}:{name}"), "aud": audiences, "exp": now + good_for, "iat": now, "nbf": now,
+            "jti": id, PRIVATE: private,
         });
         let token = self.signer.sign(&claims).map_err(Error::internal)?;
         let expires = Timestamp::from_second(now + lifetime).map_err(Error::internal)?;

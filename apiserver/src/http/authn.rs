@@ -21,6 +21,7 @@ pub async fn authenticate(state: Arc<State>, mut request: Request, next: Next) -
     let credentials = Credentials {
         certificates: peer.map_or(&[], |peer| &peer.certificates),
         headers: request.headers(),
+        path: request.uri().path(),
     };
     let start = Instant::now();
     let user = match state.authenticator.authenticate(credentials).await {

@@ -8,12 +8,14 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha512};
 
-use super::body::{Request, Response, TEXT, answer, full, json as json_answer};
+use super::body::{JSON, Request, Response, TEXT, answer, full, json as json_answer};
 use super::negotiate::{Format, PROTOBUF, is_served};
 use super::router::info;
 use super::{State, openapi, render};
 use crate::aggregation::discovery as extensions;
 use crate::discovery::{self, Aggregated};
+
+const JWK_SET: HeaderValue = HeaderValue::from_static("application/jwk-set+json");
 
 /// Answers a path.
 ///
@@ -54,13 +56,21 @@ pub async fn handle(state: &Arc<State>, request: &Request) -> Result<Response, E
             listed(headers, extensions::group(&state.aggregator.table(), group, own))
         }
         ["apis", group, version] => listed(headers, discovery::resources(&kinds(), group, version)),
-        [".well-known", "openid-configuration"] => found(state.tokens.discovery_document()),
-        ["openid", "v1", "jwks"] => found(state.tokens.key_set()),
+        [".well-known", "openid-configuration"] => Ok(document_of(JSON, &state.tokens.discovery_document())),
+        ["openid", "v1", "jwks"] => Ok(document_of(JWK_SET, &state.tokens.key_set())),
         ["openapi", "v2"] => openapi::swagger(state, request).await,
         ["openapi", "v3"] => openapi::index(state).await,
         ["openapi", "v3", root @ ..] => openapi::version(state, request, root.join("/")).await,
         _ => Err(Error::no_such_path()),
     }
+}
+
+/// A document that verifiers of service-account tokens read; they may keep it for an hour, as upstream says.
+fn document_of(content_type: HeaderValue, value: &Value) -> Response {
+    let mut response = answer(StatusCode::OK, content_type, full(value.to_string()));
+    let caching = HeaderValue::from_static("public, max-age=3600");
+    response.headers_mut().insert(header::CACHE_CONTROL, caching);
+    response
 }
 
 fn health(code: u16, text: String) -> Response {

@@ -63,6 +63,8 @@ pub struct Credentials<'a> {
     pub certificates: &'a [CertificateDer<'static>],
     /// The request's headers (`Authorization`, impersonation).
     pub headers: &'a http::HeaderMap,
+    /// The request's path.
+    pub path: &'a str,
 }
 
 /// Establishes identities.

@@ -12,6 +12,7 @@ mod policies;
 mod proxies;
 mod reads;
 mod tables;
+mod remote;
 mod tls_server;
 mod webhooks;
 mod writes;
