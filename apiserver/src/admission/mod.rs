@@ -215,18 +215,22 @@ impl Chain {
 #[async_trait]
 impl Admission for Chain {
     async fn mutate(&self, request: &AdmissionRequest<'_>, object: &mut Value) -> Result<(), Error> {
-        self.mutate_once(request, object).await?;
-        if request.reinvoke() {
-            self.mutate_once(request, object).await?;
+        let mut outcome = self.mutate_once(request, object).await;
+        if outcome.is_ok() && request.reinvoke() {
+            outcome = self.mutate_once(request, object).await;
         }
-        Ok(())
+        request.refused_unless(outcome)
     }
 
     async fn validate(&self, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), Error> {
+        let mut outcome = Ok(());
         for plugin in self.plugins.iter().filter(|plugin| plugin.applies(request)) {
-            plugin.validate(&self.context, request, object).await?;
+            outcome = plugin.validate(&self.context, request, object).await;
+            if outcome.is_err() {
+                break;
+            }
         }
-        Ok(())
+        request.refused_unless(outcome)
     }
 
     async fn reserve(&self, request: &AdmissionRequest<'_>, object: &Value, again: bool) -> Result<Reservation, Error> {

@@ -168,7 +168,8 @@ impl Definition {
         self.kind_of(self.storage)
     }
 
-    fn kind_of(self: &Arc<Self>, index: usize) -> Option<Arc<Kind>> {
+    /// The kind of the version at that place, served or not.
+    pub fn kind_of(self: &Arc<Self>, index: usize) -> Option<Arc<Kind>> {
         let info = Arc::new(self.info(self.versions.get(index)?)?);
         let custom = Arc::new(Custom::new(self.clone(), index));
         Some(Arc::new(Kind {

@@ -616,7 +616,7 @@ fn dry_run(query: &Query) -> Result<bool, FieldError> {
 }
 
 /// `Warning: 299 - "text"` for each, once. Long ones are cut when all of them are long, and those beyond a bound left out, as upstream.
-fn with_warnings(mut response: Response, warnings: &[String]) -> Response {
+pub(super) fn with_warnings(mut response: Response, warnings: &[String]) -> Response {
     const ALL: usize = 4 << 10;
     const EACH: usize = 256;
     let cut = warnings.iter().map(|text| text.chars().count()).sum::<usize>() > ALL;

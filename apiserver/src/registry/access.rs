@@ -258,6 +258,15 @@ impl<'a> AdmissionRequest<'a> {
         self.warnings.lock().push(text.into());
     }
 
+    /// Leaves the warnings with the request that is being answered if it is refused: there will be no object for them to go with.
+    pub fn refused_unless(&self, outcome: Result<(), api::Error>) -> Result<(), api::Error> {
+        if outcome.is_err() {
+            // Outside of REST nobody asks for them.
+            let _ = LEFT.try_with(|left| left.lock().append(&mut self.take_warnings()));
+        }
+        outcome
+    }
+
     /// Hands over the warnings that were added.
     pub fn take_warnings(&self) -> Vec<String> {
         std::mem::take(&mut self.warnings.lock())
@@ -291,6 +300,20 @@ impl<'a> AdmissionRequest<'a> {
         let note = self.reinvocation.lock().notes.remove(plugin)?;
         note.downcast().ok().map(|note| *note)
     }
+}
+
+tokio::task_local! {
+    /// Warnings of a request that was refused.
+    static LEFT: Mutex<Vec<String>>;
+}
+
+/// Answers a request, and hands over the warnings that admission gave before it refused.
+pub async fn collecting_warnings<T>(answer: impl Future<Output = T>) -> (T, Vec<String>) {
+    LEFT.scope(Mutex::default(), async {
+        let outcome = answer.await;
+        (outcome, LEFT.with(|left| std::mem::take(&mut *left.lock())))
+    })
+    .await
 }
 
 /// What admission wants in the transaction of the write, and what must not happen before it is over.

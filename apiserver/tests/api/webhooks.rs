@@ -8,6 +8,7 @@ use http::{HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
+use super::aggregation::eventually;
 use super::tls_server::{self, TlsServer};
 use crate::{Client, MAPS, Server, map};
 
@@ -166,14 +167,14 @@ async fn hooks_change_in_order_and_then_refuse() {
 
     let mut bad = map("n");
     bad["data"]["bad"] = json!("x");
-    let (code, refused) = admin.create(MAPS, bad).await;
+    let response = admin.send(Method::POST, MAPS, "application/json", bad).await;
+    assert_eq!(response.headers()["warning"], "299 - \"mind the gap\"");
+    let code = response.status().as_u16();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let refused: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(
-        (code.as_u16(), &refused["reason"], &refused["message"]),
-        (
-            418,
-            &json!("Teapot"),
-            &json!("admission webhook \"validate.x.test.io\" denied the request: no coffee")
-        )
+        (code, &refused["reason"], &refused["message"]),
+        (418, &json!("Teapot"), &json!("admission webhook \"validate.x.test.io\" denied the request: no coffee"))
     );
 
     hooks.take();
@@ -345,5 +346,42 @@ async fn hooks_see_what_their_rules_name() {
         (paths(&asked), &asked[0].1["namespace"]),
         (vec!["/sub".to_owned()], &json!("third"))
     );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn custom_objects_are_pruned_and_seen_in_the_rules_version() {
+    let (server, admin) = Server::start().await;
+    let hooks = Hooks::start(|_, request| match request["operation"].as_str() {
+        Some("CREATE") => patch(json!([
+            {"op": "add", "path": "/spec/seen", "value": request["kind"]["version"]},
+            {"op": "add", "path": "/spec/unknown", "value": 1},
+        ])),
+        _ => json!({"allowed": true}),
+    })
+    .await;
+    let schema = json!({"openAPIV3Schema": {"type": "object", "properties": {"spec": {"type": "object",
+        "properties": {"a": {"type": "string"}, "seen": {"type": "string"}}}}}});
+    let version = |name: &str| json!({"name": name, "served": true, "storage": name == "v2", "schema": schema});
+    let definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "toys.hooks.test.io"}, "spec": {"group": "hooks.test.io", "scope": "Namespaced",
+            "names": {"plural": "toys", "kind": "Toy"}, "versions": [version("v1"), version("v2")]}});
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let (code, made) = admin.create(definitions, definition).await;
+    assert_eq!(code, StatusCode::CREATED, "{made}");
+    let toys = |version: &str| format!("/apis/hooks.test.io/{version}/namespaces/default/toys");
+    eventually(&admin, &toys("v1"), |list| list["kind"] == "ToyList").await;
+    let rules = json!([{"operations": ["*"], "apiGroups": ["hooks.test.io"], "apiVersions": ["v2"], "resources": ["toys"]}]);
+    let hook = hooks.hook("/toys", &[], json!({"rules": rules}));
+    configure(&admin, MUTATING, "toys", json!([hook])).await;
+    for version in ["v1", "v2"] {
+        let toy = json!({"apiVersion": format!("hooks.test.io/{version}"), "kind": "Toy", "metadata": {"name": version}, "spec": {"a": "b"}});
+        let (code, made) = admin.create(&toys(version), toy).await;
+        assert_eq!(code, StatusCode::CREATED, "{made}");
+        assert_eq!(made["apiVersion"], format!("hooks.test.io/{version}"));
+        assert_eq!(made["spec"], json!({"a": "b", "seen": "v2"}), "{version}");
+        let (_, asked) = hooks.take().pop().unwrap();
+        assert_eq!((&asked["object"]["apiVersion"], &asked["requestKind"]["version"]), (&json!("hooks.test.io/v2"), &json!(version)));
+    }
     server.stop().await;
 }

@@ -7,6 +7,8 @@ use api::{Error, schema};
 use serde_json::Value;
 
 use super::rules::Asked;
+use crate::apiextensions::definition::Conversion;
+use crate::kinds::field::text;
 use crate::registry::access::AdmissionRequest;
 use crate::registry::decode::{self, Expected};
 use crate::registry::{Kind, convert, meta, scale};
@@ -37,15 +39,30 @@ impl Form {
         })
     }
 
-    /// The other versions (and groups) under which the same objects are served.
+    /// The other versions (and groups) under which the same objects are served. Those of a definition count where nothing but their name
+    /// has to change.
     pub(in crate::admission) fn equivalents(&self) -> impl Iterator<Item = Self> {
         let same = |kind: &&Arc<Kind>| kind.prefix == self.kind.prefix && !Arc::ptr_eq(kind, &self.kind);
-        let has = |kind: &&Arc<Kind>| self.subresource.is_empty() || kind.info.subresource(&self.subresource).is_some();
-        let kinds = crate::registry::kinds().iter().filter(same).filter(has);
+        let has = |kind: &Arc<Kind>| self.subresource.is_empty() || kind.info.subresource(&self.subresource).is_some();
+        let built_in = crate::registry::kinds().iter().filter(same).cloned();
+        let kinds = built_in.chain(self.other_versions()).filter(has);
         kinds.map(|kind| Self {
-            kind: kind.clone(),
+            kind,
             subresource: self.subresource.clone(),
         })
+    }
+
+    fn other_versions(&self) -> Vec<Arc<Kind>> {
+        let Some(custom) = self.kind.strategy.custom() else {
+            return Vec::new();
+        };
+        let definition = &custom.definition;
+        if definition.conversion != Conversion::None {
+            return Vec::new();
+        }
+        let versions = definition.versions.iter().enumerate();
+        let others = versions.filter(|(_, version)| version.served && version.name != custom.version().name);
+        others.filter_map(|(index, _)| definition.kind_of(index)).collect()
     }
 
     /// The request in this form as rules see it.
@@ -80,6 +97,13 @@ impl Form {
         &self.subresource
     }
 
+    /// A custom object under the name of another version; `None` when it has that name, or no definition.
+    fn renamed(&self, object: &Value, api_version: String) -> Option<Value> {
+        let custom = self.kind.strategy.custom()?;
+        let other = text(object, "/apiVersion") != api_version;
+        other.then(|| custom.renamed(object, &api_version)).flatten()
+    }
+
     fn shape(&self) -> Shape {
         match self.kind()[2] {
             "Scale" if self.subresource == "scale" => Shape::Scale,
@@ -94,7 +118,10 @@ impl Form {
             return Value::Null;
         }
         match self.shape() {
-            Shape::Whole => convert::from_storage(&self.kind, object.clone()),
+            Shape::Whole => match self.renamed(object, self.kind.api_version()) {
+                Some(renamed) => renamed,
+                None => convert::from_storage(&self.kind, object.clone()),
+            },
             Shape::Scale => scale::view(&self.kind, object),
             Shape::Other => object.clone(),
         }
@@ -123,7 +150,11 @@ impl Form {
         match self.shape() {
             Shape::Whole => {
                 let normal = decode::normalize(self.kind.expected(&api_version), changed)?;
-                let mut new = convert::to_storage(&self.kind, normal);
+                let asked = text(object, "/apiVersion").to_owned();
+                let mut new = match self.renamed(&normal, asked) {
+                    Some(renamed) => renamed,
+                    None => convert::to_storage(&self.kind, normal),
+                };
                 keep_system_fields(&mut new, object);
                 self.kind.strategy.default(&mut new);
                 Ok(new)
