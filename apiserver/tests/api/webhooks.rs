@@ -174,7 +174,11 @@ async fn hooks_change_in_order_and_then_refuse() {
     let refused: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(
         (code, &refused["reason"], &refused["message"]),
-        (418, &json!("Teapot"), &json!("admission webhook \"validate.x.test.io\" denied the request: no coffee"))
+        (
+            418,
+            &json!("Teapot"),
+            &json!("admission webhook \"validate.x.test.io\" denied the request: no coffee")
+        )
     );
 
     hooks.take();
@@ -371,7 +375,8 @@ async fn custom_objects_are_pruned_and_seen_in_the_rules_version() {
     assert_eq!(code, StatusCode::CREATED, "{made}");
     let toys = |version: &str| format!("/apis/hooks.test.io/{version}/namespaces/default/toys");
     eventually(&admin, &toys("v1"), |list| list["kind"] == "ToyList").await;
-    let rules = json!([{"operations": ["*"], "apiGroups": ["hooks.test.io"], "apiVersions": ["v2"], "resources": ["toys"]}]);
+    let rules =
+        json!([{"operations": ["*"], "apiGroups": ["hooks.test.io"], "apiVersions": ["v2"], "resources": ["toys"]}]);
     let hook = hooks.hook("/toys", &[], json!({"rules": rules}));
     configure(&admin, MUTATING, "toys", json!([hook])).await;
     for version in ["v1", "v2"] {
@@ -381,7 +386,10 @@ async fn custom_objects_are_pruned_and_seen_in_the_rules_version() {
         assert_eq!(made["apiVersion"], format!("hooks.test.io/{version}"));
         assert_eq!(made["spec"], json!({"a": "b", "seen": "v2"}), "{version}");
         let (_, asked) = hooks.take().pop().unwrap();
-        assert_eq!((&asked["object"]["apiVersion"], &asked["requestKind"]["version"]), (&json!("hooks.test.io/v2"), &json!(version)));
+        assert_eq!(
+            (&asked["object"]["apiVersion"], &asked["requestKind"]["version"]),
+            (&json!("hooks.test.io/v2"), &json!(version))
+        );
     }
     server.stop().await;
 }
