@@ -252,6 +252,7 @@ impl Config {
         let signing_key = required(s.service_account_signing_key_file, "service-account-signing-key-file")?;
         let key_file = s.encryption.encryption_key_file.clone();
         Ok(Self {
+            aggregation: AggregationConfig::new(&s.aggregation, &s.authentication)?,
             authentication: s.authentication,
             encryption: EncryptionSettings {
                 encryption_key_file: key_file.or_else(|| Some(signing_key.with_file_name("encryption.key"))),
@@ -277,7 +278,6 @@ impl Config {
                 s.admission_control_config_file.as_deref(),
             )?,
             audit: AuditConfig::new(&s.audit)?,
-            aggregation: AggregationConfig::new(&s.aggregation)?,
             storage: Storage::Raft {
                 data_dir: s.data_dir.unwrap_or_else(|| "/var/lib/kube-apiserver".into()),
                 this,

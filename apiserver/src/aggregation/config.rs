@@ -1,10 +1,12 @@
-//! Flags of aggregation and of the front proxy, under upstream's names.
+//! Flags of aggregation, under upstream's names; and what is published of the front proxy's, which are authentication's.
 
 use std::path::{Path, PathBuf};
 
 use daemon::config::ConfigError;
 use serde::Deserialize;
 use serde_json::{Value, json};
+
+use crate::config::security::AuthenticationSettings;
 
 /// What flags and file say.
 #[derive(clap::Args, Deserialize, Debug, Default, Clone)]
@@ -16,45 +18,14 @@ pub struct AggregationSettings {
     /// Private key of that certificate.
     #[arg(long, value_name = "FILE")]
     pub proxy_client_key_file: Option<PathBuf>,
-    /// CA of the front proxies that may name a user in headers: a PEM file [default: none may].
-    #[arg(long, value_name = "FILE")]
-    pub requestheader_client_ca_file: Option<PathBuf>,
-    /// Common names of front proxies, comma-separated [default: any of that CA].
-    #[arg(long, value_name = "NAMES")]
-    pub requestheader_allowed_names: Vec<String>,
-    /// Headers that name the user [default: X-Remote-User].
-    #[arg(long, value_name = "HEADERS")]
-    pub requestheader_username_headers: Vec<String>,
-    /// Headers that name the user's uid [default: X-Remote-Uid].
-    #[arg(long, value_name = "HEADERS")]
-    pub requestheader_uid_headers: Vec<String>,
-    /// Headers that name the user's groups [default: X-Remote-Group].
-    #[arg(long, value_name = "HEADERS")]
-    pub requestheader_group_headers: Vec<String>,
-    /// Prefixes of headers with further attributes [default: X-Remote-Extra-].
-    #[arg(long, value_name = "PREFIXES")]
-    pub requestheader_extra_headers_prefix: Vec<String>,
 }
 
 impl AggregationSettings {
     /// These, or those of the file where these say nothing.
     pub fn over(self, file: Self) -> Self {
-        let first = |flag: Vec<String>, file: Vec<String>| if flag.is_empty() { file } else { flag };
         Self {
             proxy_client_cert_file: self.proxy_client_cert_file.or(file.proxy_client_cert_file),
             proxy_client_key_file: self.proxy_client_key_file.or(file.proxy_client_key_file),
-            requestheader_client_ca_file: self.requestheader_client_ca_file.or(file.requestheader_client_ca_file),
-            requestheader_allowed_names: first(self.requestheader_allowed_names, file.requestheader_allowed_names),
-            requestheader_username_headers: first(
-                self.requestheader_username_headers,
-                file.requestheader_username_headers,
-            ),
-            requestheader_uid_headers: first(self.requestheader_uid_headers, file.requestheader_uid_headers),
-            requestheader_group_headers: first(self.requestheader_group_headers, file.requestheader_group_headers),
-            requestheader_extra_headers_prefix: first(
-                self.requestheader_extra_headers_prefix,
-                file.requestheader_extra_headers_prefix,
-            ),
         }
     }
 }
@@ -90,8 +61,8 @@ impl AggregationConfig {
     ///
     /// # Errors
     /// When only one of certificate and key is given.
-    pub fn new(settings: &AggregationSettings) -> Result<Self, ConfigError> {
-        let s = settings.clone();
+    pub fn new(settings: &AggregationSettings, authentication: &AuthenticationSettings) -> Result<Self, ConfigError> {
+        let (s, a) = (settings.clone(), authentication);
         let proxy_client = match (s.proxy_client_cert_file, s.proxy_client_key_file) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
             (None, None) => None,
@@ -111,14 +82,17 @@ impl AggregationConfig {
                 false => given,
             }
         };
-        let request_header = s.requestheader_client_ca_file.map(|client_ca_file| RequestHeader {
-            client_ca_file,
-            allowed_names: names(&s.requestheader_allowed_names, ""),
-            username_headers: names(&s.requestheader_username_headers, "X-Remote-User"),
-            uid_headers: names(&s.requestheader_uid_headers, "X-Remote-Uid"),
-            group_headers: names(&s.requestheader_group_headers, "X-Remote-Group"),
-            extra_prefixes: names(&s.requestheader_extra_headers_prefix, "X-Remote-Extra-"),
-        });
+        let request_header = a
+            .requestheader_client_ca_file
+            .clone()
+            .map(|client_ca_file| RequestHeader {
+                client_ca_file,
+                allowed_names: names(&a.requestheader_allowed_names, ""),
+                username_headers: names(&a.requestheader_username_headers, "X-Remote-User"),
+                uid_headers: names(&a.requestheader_uid_headers, "X-Remote-Uid"),
+                group_headers: names(&a.requestheader_group_headers, "X-Remote-Group"),
+                extra_prefixes: names(&a.requestheader_extra_headers_prefix, "X-Remote-Extra-"),
+            });
         Ok(Self {
             proxy_client,
             request_header,
@@ -157,12 +131,13 @@ mod tests {
         let (client, front) = (dir.path().join("ca.crt"), dir.path().join("front.crt"));
         std::fs::write(&client, "A").unwrap();
         std::fs::write(&front, "B").unwrap();
-        let settings = AggregationSettings {
+        let authentication = AuthenticationSettings {
             requestheader_client_ca_file: Some(front),
-            requestheader_allowed_names: vec!["front-proxy-client,x".into()],
-            ..AggregationSettings::default()
+            requestheader_allowed_names: vec!["front-proxy-client".into(), "x".into()],
+            ..AuthenticationSettings::default()
         };
-        let data = AggregationConfig::new(&settings).unwrap().published(&client).unwrap();
+        let config = AggregationConfig::new(&AggregationSettings::default(), &authentication).unwrap();
+        let data = config.published(&client).unwrap();
         assert_eq!(data["client-ca-file"], "A");
         assert_eq!(data["requestheader-client-ca-file"], "B");
         assert_eq!(data["requestheader-allowed-names"], "[\"front-proxy-client\",\"x\"]");
@@ -175,6 +150,6 @@ mod tests {
             proxy_client_cert_file: Some("c".into()),
             ..AggregationSettings::default()
         };
-        assert!(AggregationConfig::new(&settings).is_err());
+        assert!(AggregationConfig::new(&settings, &AuthenticationSettings::default()).is_err());
     }
 }
