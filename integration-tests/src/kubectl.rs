@@ -1,7 +1,7 @@
 //! The stock kubectl: what it is told and what it answers.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 /// kubectl with a kubeconfig.
@@ -25,27 +25,6 @@ pub struct Answer {
 impl Kubectl {
     pub(crate) fn new(program: PathBuf, kubeconfig: PathBuf) -> Self {
         Self { program, kubeconfig }
-    }
-
-    /// Debian's kubectl, which is of Kubernetes 1.20, unpacked into `folder` from its package.
-    ///
-    /// # Panics
-    /// When the package cannot be had.
-    pub fn debians(folder: &Path) -> PathBuf {
-        let program = folder.join("usr/bin/kubectl");
-        if !program.exists() {
-            let unpack = "apt-get download -q kubernetes-client && dpkg-deb -x kubernetes-client_*.deb .";
-            std::fs::create_dir_all(folder).expect("make a folder");
-            let unpacked = Command::new("sh").args(["-ec", unpack]).current_dir(folder).output();
-            let unpacked = unpacked.expect("run sh");
-            assert!(
-                program.exists(),
-                "{unpack}: {}{}",
-                String::from_utf8_lossy(&unpacked.stdout),
-                String::from_utf8_lossy(&unpacked.stderr)
-            );
-        }
-        program
     }
 
     /// The command, to add to and start.

@@ -4,8 +4,10 @@
 
 mod cluster;
 mod kubectl;
+mod tools;
 mod wait;
 
 pub use cluster::{Cluster, is_built, program};
 pub use kubectl::{Answer, Kubectl};
+pub use tools::Tools;
 pub use wait::{eventually, poll};

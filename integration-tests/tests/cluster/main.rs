@@ -10,7 +10,7 @@ mod restarts;
 mod streams;
 mod workloads;
 
-use integration_tests::{Cluster, Kubectl, poll};
+use integration_tests::{Cluster, Tools, poll};
 
 type Phase = (&'static str, fn(&Cluster));
 
@@ -42,7 +42,9 @@ fn a_cluster_serves_kubectl() {
 /// Debian's, of Kubernetes 1.20: it validates with OpenAPI v2 and streams over SPDY.
 #[test]
 fn an_old_kubectl_works_as_well() {
-    let old = Kubectl::debians(&std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("kubectl-1.20"));
+    let old = Tools::new(env!("CARGO_TARGET_TMPDIR"))
+        .debian("kubernetes-client")
+        .join("usr/bin/kubectl");
     let phases: [Phase; 7] = [
         ("discovery and versions", inspect::discovery),
         ("a node as people see it", inspect::node),

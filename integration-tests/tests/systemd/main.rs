@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use integration_tests::Kubectl;
+use integration_tests::Tools;
 use machine::{Machine, poll};
 
 const DAEMONS: [&str; 5] = [
@@ -127,7 +127,9 @@ fn a_second_machine_joins_with_a_control_plane() {
     const SECOND: &str = "192.0.2.2";
     let folder = tempfile::tempdir().expect("temporary folder");
     copy_programs(folder.path());
-    let kubectl = Kubectl::debians(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("kubectl-1.20"));
+    let kubectl = Tools::new(env!("CARGO_TARGET_TMPDIR"))
+        .debian("kubernetes-client")
+        .join("usr/bin/kubectl");
     fs::copy(kubectl, folder.path().join("kubectl")).expect("copy kubectl");
     let boot = |label| Machine::boot(label, &[(folder.path(), "/keelson")]);
     let (one, two) = (boot("one"), boot("two"));
