@@ -161,6 +161,10 @@ impl Files<'_> {
         let mut configuration = configuration::kubelet(&self.pki(""));
         // What several nodes of one machine cannot share.
         configuration["cgroupRoot"] = json!(format!("/{}/{}", self.cluster.cgroup(), self.node.name));
+        // Its disk is often nearly full, which is no reason to run no pods; what is left for the system is.
+        configuration["evictionHard"] =
+            json!({ "memory.available": "100Mi", "nodefs.available": "1Gi", "imagefs.available": "1Gi" });
+        configuration["imageGCHighThresholdPercent"] = json!(100);
         configuration["podLogsDir"] = json!(self.node.path("var/log/pods"));
         Ok(vec![
             self.kubeconfig(),
