@@ -68,9 +68,10 @@ impl Query {
             .map(|(_, value)| value.as_str())
     }
 
-    /// A boolean as upstream reads it: there, and neither `false` nor `0`.
+    /// A boolean as upstream reads it: there, and neither `false` in any case (the Python client writes `False`) nor `0`.
     pub fn flag(&self, name: &str) -> Option<bool> {
-        self.first(name).map(|value| !matches!(value, "false" | "0"))
+        self.first(name)
+            .map(|value| value != "0" && !value.eq_ignore_ascii_case("false"))
     }
 
     /// A number, if it is one.
@@ -102,6 +103,7 @@ mod tests {
         let query = Query::parse("labelSelector=app%3Dweb%2Ca+in+%28b%29&watch&limit=5&watch=false");
         assert_eq!(query.get("labelSelector"), "app=web,a in (b)");
         assert_eq!(query.flag("watch"), Some(true));
+        assert_eq!(Query::parse("tty=False&stdin=0").flag("tty"), Some(false));
         assert_eq!(query.number("limit"), Some(5));
         assert_eq!(query.get("none"), "");
         assert_eq!(decode("a%zz%41"), "a%zzA");

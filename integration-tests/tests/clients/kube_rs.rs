@@ -14,7 +14,7 @@ use kube::runtime::{Controller, WatchStreamExt, reflector, watcher};
 use kube::{Client, Config, Discovery, Resource, ResourceExt};
 use serde_json::json;
 
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(240);
 /// Objects of the operator.
 const WIDGETS: usize = 3000;
 
