@@ -125,7 +125,11 @@ pub fn errors(cluster: &Cluster) {
             "`selector` does not match template `labels`",
         ],
     );
-    let wrong = kubectl.call_with(&format!("create -n {n} -f -"), &CONFIG.replace("{a: '1', b: '2'}", "7"));
+    // It is the server that is asked here.
+    let wrong = kubectl.call_with(
+        &format!("create --validate=false -n {n} -f -"),
+        &CONFIG.replace("{a: '1', b: '2'}", "7"),
+    );
     assert!(wrong.code != 0 && wrong.err.contains("(BadRequest)"), "{}", wrong.err);
 }
 
