@@ -6,11 +6,13 @@
 
 mod connection;
 mod daemons;
+mod extensions;
 mod load;
 mod process;
 mod report;
 mod requests;
 mod watchers;
+mod webhook;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -38,6 +40,9 @@ fn main() -> ExitCode {
         report::heading();
         if wants("apiserver") {
             runtime.block_on(apiserver())?;
+        }
+        if wants("extensions") {
+            runtime.block_on(extensions())?;
         }
         if wants("daemons") {
             daemons::measure(&runtime)?;
@@ -72,7 +77,8 @@ async fn apiserver() -> Result<()> {
 
     configmaps(&server, &connection).await?;
     leases(&server, &connection).await?;
-    watchers::measure(&server, &connection, &credentials).await?;
+    watchers::measure(&server, &connection, &credentials, 10).await?;
+    watchers::measure(&server, &connection, &credentials, 100).await?;
     pods(&server, &connection).await?;
 
     drop(connection);
@@ -93,6 +99,19 @@ async fn apiserver() -> Result<()> {
         &server,
         None,
     )?;
+    server.stop().await
+}
+
+/// What clients add to the API, on a server of its own.
+async fn extensions() -> Result<()> {
+    let folder = tempfile::Builder::new().prefix("keelson-bench-").tempdir()?;
+    let certificates = Certificates::make(&folder.path().join("pki"))?;
+    let credentials = certificates.admin()?;
+    let (server, _) = Server::start(&certificates, &credentials, &folder.path().join("data")).await?;
+    let connection = Connection::open(server.address(), &credentials).await?;
+    prepare(&connection).await?;
+    extensions::measure(&server, &connection, &certificates).await?;
+    drop(connection);
     server.stop().await
 }
 

@@ -4,12 +4,15 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use integration_tests::program;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::LIMIT;
 use crate::connection::{Connection, Credentials};
@@ -49,6 +52,33 @@ impl Certificates {
     pub fn admin(&self) -> Result<Credentials> {
         let file = |name| self.0.join(name);
         Credentials::load(&file("ca.crt"), &file("admin.crt"), &file("admin.key"))
+    }
+}
+
+impl Certificates {
+    /// The authority's certificate, PEM.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn authority(&self) -> Result<Vec<u8>> {
+        fs::read(self.0.join("ca.crt")).context("read the authority")
+    }
+
+    /// To serve on loopback with.
+    ///
+    /// # Errors
+    /// When a file is not there or does not fit.
+    pub fn server(&self) -> Result<rustls::ServerConfig> {
+        let own = |file: &str| self.0.join(NODE).join(file);
+        let certificate = CertificateDer::from_pem_file(own("kube-apiserver.crt")).context("read a certificate")?;
+        let key = PrivateKeyDer::from_pem_file(own("kube-apiserver.key")).context("read a key")?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(config)
     }
 }
 

@@ -1,4 +1,4 @@
-//! A thousand watchers of one collection.
+//! Thousands of watchers of one collection.
 
 use std::time::Instant;
 
@@ -14,7 +14,6 @@ use crate::process::{self, Server, all};
 use crate::report::{self, Figure, Value};
 use crate::{LIMIT, requests};
 
-const CONNECTIONS: usize = 10;
 const STREAMS: usize = 100;
 const WRITES: usize = 300;
 const PATH: &str = "/api/v1/namespaces/bench/configmaps";
@@ -23,9 +22,15 @@ const PATH: &str = "/api/v1/namespaces/bench/configmaps";
 ///
 /// # Errors
 /// When a watch ends or does not get everything in time.
-pub async fn measure(server: &Server, writer: &Connection, credentials: &Credentials) -> Result<()> {
+pub async fn measure(
+    server: &Server,
+    writer: &Connection,
+    credentials: &Credentials,
+    connections: usize,
+) -> Result<()> {
+    let watchers = connections * STREAMS;
     let before_memory = process::resident(server.pid())?;
-    let (connections, bodies) = open(server, writer, credentials).await?;
+    let (open, bodies) = open(server, writer, credentials, connections).await?;
     let memory = process::resident(server.pid())?.saturating_sub(before_memory);
     let before = process::cpu(server.pid())?;
     let begun = Instant::now();
@@ -36,19 +41,23 @@ pub async fn measure(server: &Server, writer: &Connection, credentials: &Credent
         limit: LIMIT,
     };
     let write = drive(server, writer, plan, |i| {
-        Call::json(Method::POST, PATH, requests::config_map(&format!("watched-{i}")))
+        Call::json(
+            Method::POST,
+            PATH,
+            requests::config_map(&format!("watched-{watchers}-{i}")),
+        )
     });
     let received = async { all(readers.into_iter().map(async |reader| reader.await?)).await };
     let (_, bytes) = tokio::time::timeout(LIMIT, async { tokio::try_join!(write, received) })
         .await
         .with_context(|| format!("not every watcher got every event in {LIMIT:?}"))??;
-    drop(connections);
+    drop(open);
     let (elapsed, cpu) = (begun.elapsed(), process::cpu(server.pid())?.saturating_sub(before));
     let deliveries = (bytes.len() * WRITES) as f64;
     report::print(&Figure {
-        name: "watch, 1,000 watchers",
+        name: &format!("watch, {watchers} watchers"),
         method: format!(
-            "{CONNECTIONS} HTTP/2 connections with {STREAMS} watches each of a namespace's ConfigMaps, JSON; {WRITES} creations, 16 in flight, {} bytes a \
+            "{connections} HTTP/2 connections with {STREAMS} watches each of a namespace's ConfigMaps, JSON; {WRITES} creations, 16 in flight, {} bytes a \
              delivery; from the first request to the last delivery, the writes' CPU included",
             bytes.iter().sum::<usize>() / bytes.len() / WRITES
         ),
@@ -69,6 +78,7 @@ async fn open(
     server: &Server,
     writer: &Connection,
     credentials: &Credentials,
+    count: usize,
 ) -> Result<(Vec<Connection>, Vec<Incoming>)> {
     let (_, list) = writer
         .call(Call::get(&format!("{PATH}?limit=1"), "application/json"))
@@ -78,9 +88,9 @@ async fn open(
         .as_str()
         .context("a list without resourceVersion")?;
     let path = format!("{PATH}?watch=1&resourceVersion={revision}");
-    let mut bodies = Vec::with_capacity(CONNECTIONS * STREAMS);
-    let mut connections = Vec::with_capacity(CONNECTIONS);
-    for _ in 0..CONNECTIONS {
+    let mut bodies = Vec::with_capacity(count * STREAMS);
+    let mut connections = Vec::with_capacity(count);
+    for _ in 0..count {
         let connection = Connection::open(server.address(), credentials).await?;
         for _ in 0..STREAMS {
             let (status, body) = connection.stream(Call::get(&path, "application/json")).await?;
