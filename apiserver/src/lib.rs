@@ -227,6 +227,7 @@ async fn start(
         config.clone(),
         shutdown.child(),
     ));
+    tokio::spawn(admission::policy::type_check::keep(registry.clone(), shutdown.clone()));
     tokio::spawn(count_objects(state.clone(), shutdown.clone()));
 }
 

@@ -72,6 +72,7 @@ pub(super) static ALL: &[Entry] = &[
     on("DefaultIngressClass", |_| Ok(Box::new(storage_class::DefaultIngressClass))),
     off("DenyServiceExternalIPs", |_| Ok(Box::new(external_ips::DenyServiceExternalIPs))),
     on("PodTopologyLabels", |_| Ok(Box::new(topology_labels::PodTopologyLabels))),
+    on("MutatingAdmissionPolicy", |_| Ok(Box::new(policy::MutatingAdmissionPolicies::new()))),
     on("MutatingAdmissionWebhook", |_| Ok(Box::new(webhook::MutatingAdmissionWebhook))),
     on("ValidatingAdmissionPolicy", |_| Ok(Box::new(policy::ValidatingAdmissionPolicies::new()))),
     on("ValidatingAdmissionWebhook", |_| Ok(Box::new(webhook::ValidatingAdmissionWebhook))),

@@ -204,7 +204,20 @@ impl Custom {
         if old.is_none_or(|old| lists::duplicates(old, schema).is_empty()) {
             faults.extend(lists::duplicates(object, schema));
         }
-        super::rules::validate(schema, object, old, faults);
+        self.rule_faults(object, old, faults);
+    }
+
+    /// Faults that the rules find. They are not asked about an object that does not have the shape they were checked against.
+    fn rule_faults(&self, object: &Value, old: Option<&Value>, faults: &mut Vec<FieldError>) {
+        let rules = &self.version().rules;
+        if rules.is_empty() {
+            return;
+        }
+        if !is_blocking(faults) {
+            return faults.extend(rules.validate(object, old));
+        }
+        let why = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
+        faults.push(FieldError::invalid("<nil>", Value::Null, why));
     }
 
     fn scale_faults(&self, object: &Value) -> Vec<FieldError> {
@@ -241,7 +254,7 @@ impl Custom {
 }
 
 /// Whether faults make it pointless to ask the rules: the object does not have the shape that they were checked against.
-pub fn is_blocking(faults: &[FieldError]) -> bool {
+fn is_blocking(faults: &[FieldError]) -> bool {
     use FieldErrorKind::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
     let blocks = |fault: &FieldError| matches!(fault.kind, NotSupported | Required | TooLong | TooMany | TypeInvalid);
     faults.iter().any(blocks)

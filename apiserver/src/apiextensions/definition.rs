@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::custom::Custom;
+use super::expressions;
 use super::jsonpath::JsonPath;
 use super::schema::Schema;
 use super::value::fingerprint;
@@ -60,6 +61,8 @@ pub struct Version {
     pub shape: Shape,
     /// The same as it stands in the definition.
     pub document: Arc<Value>,
+    /// The rules in it, compiled.
+    pub rules: expressions::Rules,
     /// Of the schema.
     pub fingerprint: u64,
     /// Told to everybody who uses it.
@@ -239,6 +242,7 @@ impl Version {
             fingerprint: fingerprint(&document),
             shape: super::shape::of_object(&schema),
             schema,
+            rules: expressions::Rules::new(&document),
             document: Arc::new(document),
             warning,
             status: version.pointer("/subresources/status").is_some(),

@@ -27,7 +27,13 @@ pub static VALIDATING_POLICY: Rules = Rules {
 /// Rules of `mutatingadmissionpolicies.admissionregistration.k8s.io`.
 pub static MUTATING_POLICY: Rules = Rules {
     generation: true,
-    default: |object| policy_defaults(object),
+    default: |object| {
+        policy_defaults(object);
+        if let Some(spec) = ensure(object, "spec") {
+            default(spec, "reinvocationPolicy", "Never");
+        }
+    },
+    validate: validation::mutating_policy,
     columns: &[
         Column::NAME,
         Column::integer("Mutations"),
@@ -39,7 +45,13 @@ pub static MUTATING_POLICY: Rules = Rules {
     ..Rules::NONE
 };
 
-/// Rules of the bindings of both kinds of policies.
+/// Rules of `mutatingadmissionpolicybindings.admissionregistration.k8s.io`.
+pub static MUTATING_BINDING: Rules = Rules {
+    validate: validation::mutating_binding,
+    ..POLICY_BINDING
+};
+
+/// Rules of `validatingadmissionpolicybindings.admissionregistration.k8s.io`.
 pub static POLICY_BINDING: Rules = Rules {
     generation: true,
     default: binding_defaults,

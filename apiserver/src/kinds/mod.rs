@@ -60,7 +60,11 @@ pub static STRATEGIES: &[(&str, &str, &dyn Strategy)] = &[
     ("", "serviceaccounts", &config::SERVICE_ACCOUNT),
     ("", "services", &service::Service),
     (ADMISSION, "mutatingadmissionpolicies", &extension::MUTATING_POLICY),
-    (ADMISSION, "mutatingadmissionpolicybindings", &extension::POLICY_BINDING),
+    (
+        ADMISSION,
+        "mutatingadmissionpolicybindings",
+        &extension::MUTATING_BINDING,
+    ),
     (ADMISSION, "mutatingwebhookconfigurations", &webhooks::MUTATING),
     (ADMISSION, "validatingadmissionpolicies", &extension::VALIDATING_POLICY),
     (

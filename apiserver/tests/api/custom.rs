@@ -554,3 +554,72 @@ async fn objects_go_with_their_definition() {
     );
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_are_checked_with_the_definition_and_with_every_object() {
+    let (server, admin) = Server::start().await;
+    let with = |rules: Value| {
+        let mut crd = crd();
+        let spec = &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+        spec["x-kubernetes-validations"] = rules;
+        spec["properties"]["min"] = json!({"type": "integer"});
+        spec["properties"]["max"] = json!({"type": "integer"});
+        spec["properties"]["names"] = json!({"type": "array", "items": {"type": "string"}});
+        spec["properties"]["fixed"] = json!({"type": "string", "x-kubernetes-validations": [{"rule": "self == oldSelf", "message": "is immutable"}]});
+        crd
+    };
+    let (code, status) = admin
+        .create(
+            CRDS,
+            with(json!([{"rule": "self.minimum > 1"}, {"rule": "self.names.all(a, self.names.all(b, a == b))"}])),
+        )
+        .await;
+    assert_eq!(code, StatusCode::UNPROCESSABLE_ENTITY, "{status}");
+    let at = "spec.validation.openAPIV3Schema.properties[spec].x-kubernetes-validations";
+    let causes = status["details"]["causes"].as_array().unwrap();
+    let cause = |field: String| {
+        causes
+            .iter()
+            .find(|cause| cause["field"] == json!(field))
+            .map_or("", |cause| cause["message"].as_str().unwrap())
+    };
+    let compile = cause(format!("{at}[0].rule"));
+    assert!(
+        compile.contains("compilation failed: ERROR: <input>:1:5: undefined field 'minimum'"),
+        "{status}"
+    );
+    let cost = cause(format!("{at}[1].rule"));
+    assert!(
+        cost.starts_with("Forbidden: estimated rule cost exceeds budget by factor of more than 100x"),
+        "{status}"
+    );
+
+    let rule = json!([{"rule": "!has(self.max) || self.min <= self.max", "messageExpression": "'min %d > max'.format([self.min])", "fieldPath": ".max"}]);
+    establish(&admin, with(rule)).await;
+    let (code, status) = admin.create(FOOS, foo("a", json!({"min": 2, "max": 1}))).await;
+    assert_eq!(code, StatusCode::UNPROCESSABLE_ENTITY, "{status}");
+    assert_eq!(status["details"]["causes"][0]["field"], "spec.max");
+    assert_eq!(status["details"]["causes"][0]["reason"], "FieldValueInvalid");
+    assert_eq!(
+        status["details"]["causes"][0]["message"],
+        "Invalid value: \"object\": min 2 > max"
+    );
+    let (code, made) = admin.create(FOOS, foo("a", json!({"min": 2, "fixed": "x"}))).await;
+    assert_eq!(code, StatusCode::CREATED, "{made}");
+    let change = json!({"spec": {"fixed": "y"}});
+    let (code, status) = patch(&admin, &format!("{FOOS}/a"), "application/merge-patch+json", change).await;
+    assert_eq!(code, StatusCode::UNPROCESSABLE_ENTITY, "{status}");
+    assert_eq!(
+        status["details"]["causes"][0]["message"],
+        "Invalid value: \"string\": is immutable"
+    );
+    let (code, _) = patch(
+        &admin,
+        &format!("{FOOS}/a"),
+        "application/merge-patch+json",
+        json!({"spec": {"min": 3}}),
+    )
+    .await;
+    assert_eq!(code, StatusCode::OK);
+    server.stop().await;
+}

@@ -1,5 +1,7 @@
 //! Admission policies: what their expressions decide, warn and refuse at creation; match conditions of webhooks.
 
+use std::time::{Duration, Instant};
+
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -286,6 +288,149 @@ async fn a_webhook_is_asked_only_if_its_conditions_hold() {
     assert!(
         status["message"].as_str().unwrap().contains("no such key: ask"),
         "{status}"
+    );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn types_are_checked_and_told_in_the_status() {
+    let (server, admin) = Server::start().await;
+    let mut typed = policy(
+        "typed",
+        json!({"validations": [{"expression": "object.data.foo > 1"}, {"expression": "object.data.size() > 1"}, {"expression": "object.spec.x == 1", "messageExpression": "'x' + object.metadata.nam"}]}),
+    );
+    typed["spec"]["matchConstraints"]["resourceRules"][0]["apiVersions"] = json!(["v1"]);
+    made(&admin, POLICIES, typed).await;
+    let patience = Instant::now() + Duration::from_secs(30);
+    let status = loop {
+        let (_, found) = admin.get(&format!("{POLICIES}/typed")).await;
+        if found["status"]["observedGeneration"] == found["metadata"]["generation"] {
+            break found["status"].clone();
+        }
+        assert!(Instant::now() < patience, "{found}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let warnings = status["typeChecking"]["expressionWarnings"].as_array().unwrap();
+    let places: Vec<&str> = warnings
+        .iter()
+        .map(|warning| warning["fieldRef"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        places,
+        [
+            "spec.validations[0].expression",
+            "spec.validations[2].expression",
+            "spec.validations[2].messageExpression"
+        ]
+    );
+    let text = warnings[0]["warning"].as_str().unwrap();
+    assert!(
+        text.starts_with(
+            "/v1, Kind=ConfigMap: ERROR: <input>:1:17: found no matching overload for '_>_' applied to '(string, int)'"
+        ),
+        "{text}"
+    );
+    assert!(
+        warnings[1]["warning"]
+            .as_str()
+            .unwrap()
+            .contains("undefined field 'spec'")
+    );
+    server.stop().await;
+}
+
+const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1beta1/mutatingadmissionpolicies";
+const MUTATING_BINDINGS: &str = "/apis/admissionregistration.k8s.io/v1beta1/mutatingadmissionpolicybindings";
+
+fn mutating(name: &str, resource: (&str, &str), mutations: Value) -> Value {
+    json!({"apiVersion": "admissionregistration.k8s.io/v1beta1", "kind": "MutatingAdmissionPolicy", "metadata": {"name": name}, "spec": {
+        "matchConstraints": {"resourceRules": [
+            {"apiGroups": [resource.0], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": [resource.1]}]},
+        "failurePolicy": "Fail", "reinvocationPolicy": "IfNeeded", "mutations": mutations,
+    }})
+}
+
+fn mutating_binding(name: &str) -> Value {
+    json!({"apiVersion": "admissionregistration.k8s.io/v1beta1", "kind": "MutatingAdmissionPolicyBinding", "metadata": {"name": name},
+        "spec": {"policyName": name}})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_change_objects() {
+    let (server, admin) = Server::start().await;
+    let labels = json!([
+        {"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": "Object{metadata: Object.metadata{labels: {'applied': object.metadata.name}}}"}},
+        {"patchType": "JSONPatch", "jsonPatch": {"expression":
+            "[JSONPatch{op: 'test', path: '/metadata/labels/applied', value: 'm'}, JSONPatch{op: 'add', path: '/data/' + jsonpatch.escapeKey('a/b'), value: string(object.data.size())}]"}},
+    ]);
+    made(&admin, MUTATING, mutating("labels", ("", "configmaps"), labels)).await;
+    made(&admin, MUTATING_BINDINGS, mutating_binding("labels")).await;
+    let (code, object) = admin.create(MAPS, labelled("m", json!({"own": "x"}))).await;
+    assert_eq!(
+        code,
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "a key of data has no slash: {object}"
+    );
+    let (code, _) = admin
+        .call(Method::DELETE, &format!("{MUTATING_BINDINGS}/labels"), "", Value::Null)
+        .await;
+    assert_eq!(code, StatusCode::OK);
+
+    let good = json!([
+        {"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": "Object{metadata: Object.metadata{labels: {'applied': object.metadata.name}}}"}},
+        {"patchType": "JSONPatch", "jsonPatch": {"expression": "[JSONPatch{op: 'add', path: '/data/added', value: string(object.data.size())}]"}},
+    ]);
+    made(&admin, MUTATING, mutating("good", ("", "configmaps"), good)).await;
+    made(&admin, MUTATING_BINDINGS, mutating_binding("good")).await;
+    let (code, object) = admin.create(MAPS, labelled("m", json!({"own": "x"}))).await;
+    assert_eq!(code, StatusCode::CREATED, "{object}");
+    assert_eq!(object["metadata"]["labels"], json!({"own": "x", "applied": "m"}));
+    assert_eq!(object["data"]["added"], "1");
+
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    made(&admin, "/api/v1/namespaces/default/serviceaccounts", account).await;
+    // Containers are a map by name: the other fields stay.
+    let env = json!([{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression":
+        "Object{spec: Object.spec{containers: object.spec.containers.map(c, Object.spec.containers{name: c.name, env: [Object.spec.containers.env{name: 'A', value: 'b'}]})}}"}}]);
+    made(&admin, MUTATING, mutating("env", ("", "pods"), env)).await;
+    made(&admin, MUTATING_BINDINGS, mutating_binding("env")).await;
+    let (code, object) = admin.create("/api/v1/namespaces/default/pods", crate::pod("p")).await;
+    assert_eq!(code, StatusCode::CREATED, "{object}");
+    let container = &object["spec"]["containers"][0];
+    assert_eq!(
+        (&container["image"], &container["env"]),
+        (&json!("i"), &json!([{"name": "A", "value": "b"}]))
+    );
+
+    let odd = json!([{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": "Object{metadata: Object.spec{labels: {}}}"}}]);
+    made(&admin, MUTATING, mutating("odd", ("", "secrets"), odd)).await;
+    made(&admin, MUTATING_BINDINGS, mutating_binding("odd")).await;
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}});
+    let (code, status) = admin.create("/api/v1/namespaces/default/secrets", secret).await;
+    assert_eq!(code, StatusCode::FORBIDDEN, "{status}");
+    let message = status["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("policy 'odd' with binding 'odd' denied request: unexpected type name \"Object.spec\""),
+        "{message}"
+    );
+
+    let atomic = json!([{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": "Object{spec: Object.spec{nodeSelector: {'a': 'b'}}}"}}]);
+    made(&admin, MUTATING, mutating("env-atomic", ("", "pods"), atomic)).await;
+    made(&admin, MUTATING_BINDINGS, mutating_binding("env-atomic")).await;
+    let (code, status) = admin.create("/api/v1/namespaces/default/pods", crate::pod("q")).await;
+    assert_eq!(code, StatusCode::FORBIDDEN, "{status}");
+    let message = status["message"].as_str().unwrap();
+    assert!(
+        message.ends_with("may not mutate atomic arrays, maps or structs: .spec.nodeSelector"),
+        "{message}"
+    );
+
+    let untyped = json!([{"patchType": "JSONPatch", "jsonPatch": {"expression": "{}"}}]);
+    let (code, status) = admin.create(MUTATING, mutating("untyped", ("", "pods"), untyped)).await;
+    assert_eq!(code, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(
+        status["details"]["causes"][0]["field"],
+        "spec.mutations[0].jsonPatch.expression"
     );
     server.stop().await;
 }

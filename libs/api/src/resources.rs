@@ -373,6 +373,10 @@ const ROWS: &[Row] = &[
         .with(status!("storage.k8s.io", "v1", "VolumeAttachment")),
     Row::new("storage.k8s.io", "v1", "volumeattributesclasses", "VolumeAttributesClass").cluster().short(&["vac"]),
 
+    Row::new("admissionregistration.k8s.io", "v1beta1", "mutatingadmissionpolicies", "MutatingAdmissionPolicy")
+        .cluster().categories(EXTENSIONS),
+    Row::new("admissionregistration.k8s.io", "v1beta1", "mutatingadmissionpolicybindings", "MutatingAdmissionPolicyBinding")
+        .cluster().categories(EXTENSIONS),
     Row::new("admissionregistration.k8s.io", "v1", "mutatingwebhookconfigurations", "MutatingWebhookConfiguration")
         .cluster().categories(EXTENSIONS),
     Row::new("admissionregistration.k8s.io", "v1", "validatingadmissionpolicies", "ValidatingAdmissionPolicy")

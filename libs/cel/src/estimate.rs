@@ -20,6 +20,9 @@ const fn exactly(n: u64) -> Estimate {
 
 const UNKNOWN: Estimate = Estimate { min: 0, max: UNBOUNDED };
 
+/// The most that a value of a request may have of anything.
+const LARGEST: u64 = (3 << 20) - 2;
+
 impl Estimate {
     fn add(self, other: Estimate) -> Estimate {
         Estimate {
@@ -287,7 +290,10 @@ fn type_size(ty: &Type) -> Estimate {
     let up_to = |max| Estimate { min: 0, max };
     match ty {
         Type::String(max) | Type::Bytes(max) | Type::List(_, max, _) | Type::Map(_, _, max) => up_to(*max),
-        Type::Dyn | Type::Param(_) | Type::Object(_) | Type::Optional(_) => UNKNOWN,
+        // A message has no size of its own; what is known at run time only is part of a request.
+        Type::Object(_) => exactly(0),
+        Type::Dyn => up_to(LARGEST),
+        Type::Param(_) | Type::Optional(_) => UNKNOWN,
         _ => exactly(1),
     }
 }

@@ -34,5 +34,5 @@ pub use fuel::{Fuel, PER_CALL_LIMIT};
 pub use json::to_json;
 pub use program::{Env, Program};
 pub use schema::message_type;
-pub use types::{Field, ObjectType, Size, Type};
-pub use value::{Lazy, List, Map, Opaque, Text, Value};
+pub use types::{Field, ListKind, ObjectType, Size, Type};
+pub use value::{Entries, Key, Lazy, List, Map, Nested, Opaque, Text, Value};

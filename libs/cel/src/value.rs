@@ -444,6 +444,17 @@ impl<'a> Value<'a> {
         Ok(Value::Optional(Some(inner)))
     }
 
+    /// An optional value.
+    ///
+    /// # Errors
+    /// When it nests too deeply.
+    pub fn optional(value: Option<Value<'a>>) -> Result<Value<'a>, Error> {
+        match value {
+            Some(value) => Value::some(value),
+            None => Ok(Value::Optional(None)),
+        }
+    }
+
     fn depth(&self) -> u16 {
         match self {
             Value::List(List::Owned(items)) => items.depth,

@@ -115,6 +115,58 @@ impl ValidatingPolicy {
     }
 }
 
+/// How a mutation changes the object.
+pub(super) enum Mutation {
+    /// An object that is laid over it.
+    Apply(Expression),
+    /// JSON patches.
+    Patch(Expression),
+}
+
+/// A MutatingAdmissionPolicy.
+pub(super) struct MutatingPolicy {
+    pub(super) common: Common,
+    pub(super) mutations: Vec<Mutation>,
+    /// `reinvocationPolicy: IfNeeded`.
+    pub(super) if_needed: bool,
+}
+
+/// The types of mutations' values.
+pub const OBJECT: &[&str] = &["Object"];
+/// See [`OBJECT`].
+pub const PATCHES: &[&str] = &["list(JSONPatch)"];
+
+/// The uses of mutations' expressions.
+pub fn for_mutations(uses: &Uses) -> Uses {
+    Uses {
+        patches: true,
+        ..uses.clone()
+    }
+}
+
+impl MutatingPolicy {
+    pub(super) fn new(policy: &Value) -> Self {
+        let (common, uses) = Common::new(policy);
+        let uses = for_mutations(&uses);
+        let mutations = list(policy, "/spec/mutations")
+            .iter()
+            .map(|mutation| match text(mutation, "/patchType") {
+                "JSONPatch" => {
+                    Mutation::Patch(Expression::new(text(mutation, "/jsonPatch/expression"), &uses, PATCHES))
+                }
+                _ => {
+                    let source = text(mutation, "/applyConfiguration/expression");
+                    Mutation::Apply(Expression::new(source, &uses, OBJECT))
+                }
+            });
+        Self {
+            mutations: mutations.collect(),
+            if_needed: text(policy, "/spec/reinvocationPolicy") == "IfNeeded",
+            common,
+        }
+    }
+}
+
 /// A binding of either kind.
 pub(super) struct Binding {
     pub(super) name: String,

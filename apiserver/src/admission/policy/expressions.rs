@@ -332,7 +332,8 @@ async fn ask(cx: &Context, user: &UserInfo, check: &Check) -> Answer {
         subresource: check.subresource.clone(),
         namespace: check.namespace.clone(),
         name: check.name.clone(),
-        ..Attributes::default()
+        field_selector: check.field_selector.clone(),
+        label_selector: check.label_selector.clone(),
     };
     let decision = cx
         .authorizers

@@ -4,11 +4,14 @@
 pub mod compiled;
 pub mod conditions;
 pub mod expressions;
+mod mutating;
 mod params;
+pub mod type_check;
 mod validating;
 pub mod validation;
 mod watched;
 
+pub(super) use mutating::MutatingAdmissionPolicies;
 pub(super) use validating::ValidatingAdmissionPolicies;
 
 /// The API group of policies and bindings.

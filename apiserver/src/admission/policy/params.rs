@@ -27,7 +27,9 @@ pub(super) async fn collect(
         return Ok(vec![Value::Null]);
     };
     let Some(kind) = find(cx, api_version, kind_name) else {
-        return Err(format!("paramKind kind `{api_version}, Kind={kind_name}` not known"));
+        return Err(format!(
+            "paramKind kind `&ParamKind{{APIVersion:{api_version},Kind:{kind_name},}}` not known"
+        ));
     };
     let wanted = text(&binding.param_ref, "/namespace");
     let namespace = match (kind.info.namespaced, wanted, namespace(request)) {

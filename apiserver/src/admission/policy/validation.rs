@@ -2,7 +2,7 @@
 
 use api::FieldError;
 
-use super::compiled::{ANNOTATION, declare, for_messages};
+use super::compiled::{ANNOTATION, OBJECT, PATCHES, declare, for_messages, for_mutations};
 use super::expressions::{Expression, Uses, compile};
 use crate::kinds::common::label_selector;
 use crate::kinds::field::{Errors, Field};
@@ -44,7 +44,7 @@ pub fn validating_policy(root: &Field<'_>, errors: &mut Errors) {
 }
 
 /// What all kinds of policies have; the uses of their expressions.
-pub(super) fn common(spec: &Field<'_>, errors: &mut Errors) -> Uses {
+fn common(spec: &Field<'_>, errors: &mut Errors) -> Uses {
     let failure = spec.get("failurePolicy");
     failure.required_one_of(errors, &["Fail", "Ignore"]);
     let kind = spec.get("paramKind");
@@ -70,7 +70,7 @@ pub(super) fn common(spec: &Field<'_>, errors: &mut Errors) -> Uses {
     }
 }
 
-pub(super) fn variables(spec: &Field<'_>, uses: &mut Uses, errors: &mut Errors) {
+fn variables(spec: &Field<'_>, uses: &mut Uses, errors: &mut Errors) {
     let variables = spec.get("variables");
     for variable in variables.items() {
         let (name, source) = (variable.get("name"), variable.get("expression"));
@@ -91,6 +91,49 @@ pub(super) fn variables(spec: &Field<'_>, uses: &mut Uses, errors: &mut Errors) 
     }
 }
 
+/// Faults of a MutatingAdmissionPolicy.
+pub fn mutating_policy(root: &Field<'_>, errors: &mut Errors) {
+    let spec = root.get("spec");
+    let mut uses = common(&spec, errors);
+    variables(&spec, &mut uses, errors);
+    let uses = for_mutations(&uses);
+    let mutations = spec.get("mutations");
+    if mutations.is_empty() {
+        mutations.required(errors, "mutations must contain at least one item");
+    }
+    for one in mutations.items() {
+        mutation(&one, &uses, errors);
+    }
+    let again = spec.get("reinvocationPolicy");
+    again.required_one_of(errors, &["IfNeeded", "Never"]);
+}
+
+fn mutation(one: &Field<'_>, uses: &Uses, errors: &mut Errors) {
+    let kind = one.get("patchType");
+    let (apply, patch) = (one.get("applyConfiguration"), one.get("jsonPatch"));
+    let (wanted, other, types, name) = match kind.str() {
+        "ApplyConfiguration" => (&apply, &patch, OBJECT, "applyConfiguration"),
+        "JSONPatch" => (&patch, &apply, PATCHES, "jsonPatch"),
+        _ => return kind.required_one_of(errors, &["ApplyConfiguration", "JSONPatch"]),
+    };
+    if other.exists() {
+        other.invalid(errors, format!("must be unset when patchType is {}", kind.str()));
+    }
+    if !wanted.exists() {
+        return wanted.required(errors, &format!("must specify {name} when patchType is {}", kind.str()));
+    }
+    let source = wanted.get("expression");
+    if source.str().trim().is_empty() {
+        return source.required(errors, "expression is not specified");
+    }
+    expression(&source, source.str(), uses, types, errors);
+}
+
+/// Faults of a MutatingAdmissionPolicyBinding.
+pub fn mutating_binding(root: &Field<'_>, errors: &mut Errors) {
+    binding(&root.get("spec"), errors);
+}
+
 fn is_identifier(name: &str) -> bool {
     let mut chars = name.chars();
     chars.next().is_some_and(|c| c == '_' || c.is_ascii_alphabetic())
@@ -99,7 +142,7 @@ fn is_identifier(name: &str) -> bool {
 }
 
 /// An expression that must compile to one of these types.
-pub(super) fn expression(field: &Field<'_>, source: &str, uses: &Uses, wanted: &[&str], errors: &mut Errors) {
+fn expression(field: &Field<'_>, source: &str, uses: &Uses, wanted: &[&str], errors: &mut Errors) {
     if let Err(why) = compile(source, uses, wanted) {
         field.invalid(errors, why);
     }
@@ -237,7 +280,7 @@ pub fn validating_binding(root: &Field<'_>, errors: &mut Errors) {
     }
 }
 
-pub(super) fn binding(spec: &Field<'_>, errors: &mut Errors) {
+fn binding(spec: &Field<'_>, errors: &mut Errors) {
     let policy = spec.get("policyName");
     if policy.is_empty() {
         policy.required(errors, "");

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use api::apply::{self, Schema};
 use api::{Error, schema};
 use serde_json::Value;
 
@@ -125,6 +126,21 @@ impl Form {
             Shape::Scale => scale::view(&self.kind, object),
             Shape::Other => object.clone(),
         }
+    }
+
+    /// An object of this form with an apply configuration laid over it.
+    ///
+    /// # Errors
+    /// What in the configuration does not fit the kind.
+    pub(in crate::admission) fn merge(&self, object: &Value, config: &Value) -> Result<Value, String> {
+        let [group, version, kind] = self.kind();
+        let schema = match (self.kind.strategy.custom(), schema::for_kind(group, version, kind)) {
+            (Some(custom), _) if matches!(self.shape(), Shape::Whole) => Schema::Shape(&custom.version().shape),
+            (_, Some(message)) => Schema::Message(message),
+            _ => Schema::Shape(&apply::Shape::Deduced),
+        };
+        apply::merge(schema, object, config)
+            .map_err(|error| format!("error applying ApplyConfiguration patch: {error}"))
     }
 
     /// An object in this form, changed by a hook, as the pipeline's again: types checked, defaults filled in.

@@ -177,8 +177,6 @@ pub struct Schema {
     pub atomic: bool,
     /// See there.
     pub checks: Checks,
-    /// `x-kubernetes-validations` as they stand.
-    pub rules: Vec<Value>,
 }
 
 impl Schema {
@@ -212,7 +210,6 @@ impl Schema {
             list_type,
             atomic: text("x-kubernetes-map-type") == "atomic",
             checks: Checks::parse(value),
-            rules: array(value, "x-kubernetes-validations").to_vec(),
         }
     }
 

@@ -7,6 +7,7 @@ use api::{FieldError, names};
 use serde_json::Value;
 
 use super::definition::{condition, list};
+use super::expressions;
 use super::schema::Schema;
 use super::status::{approval_state, is_protected};
 use crate::kinds::field::{Errors, Field};
@@ -176,6 +177,8 @@ fn check_schema(schema: &Field<'_>, status: bool, errors: &mut Errors) {
     let mut found = structural::faults(schema);
     if found.is_empty() {
         found = structural::default_faults(schema);
+        // Rules have types only over a structural schema.
+        found.extend(expressions::check::check(schema.value, &schema.to_string()));
     }
     errors.extend(found);
     openapi::check(schema, &openapi::Place::ROOT, errors);

@@ -149,6 +149,21 @@ pub fn apply(
     Ok(merged)
 }
 
+/// The live object with a configuration laid over it as `apply` would, whoever manages its fields. Lists, maps and structs that are one value
+/// cannot be set so: nobody would know what was in them before.
+pub fn merge(schema: Schema<'_>, live: &Value, config: &Value) -> Result<Value, Error> {
+    let node = Node::of_schema(schema);
+    let mut atomics = Vec::new();
+    tree::atomics(node, config, "", &mut atomics)?;
+    if !atomics.is_empty() {
+        let paths = atomics.join(", ");
+        return Err(Error::Malformed(format!(
+            "may not mutate atomic arrays, maps or structs: {paths}"
+        )));
+    }
+    Ok(tree::merge(node, Some(live), Some(config))?.unwrap_or_else(|| Value::Object(Map::new())))
+}
+
 /// A configuration being applied.
 struct Attempt<'a> {
     versions: &'a dyn Versions,

@@ -342,6 +342,27 @@ fn item_pairs<'s, 'v>(
     Ok(Some(pairs))
 }
 
+/// The places where a configuration sets a list, map or struct as one value.
+pub(super) fn atomics(node: Node<'_>, config: &Value, path: &str, found: &mut Vec<String>) -> Result<(), Error> {
+    match children(node, None, Some(config))? {
+        Some(children) => {
+            for (step, node, _, config) in children {
+                let path = match step.strip_prefix("f:") {
+                    Some(field) => format!("{path}.{field}"),
+                    None => format!("{path}[{}]", step.get(2..).unwrap_or("")),
+                };
+                if let Some(config) = config {
+                    atomics(node, config, &path, found)?;
+                }
+            }
+        }
+        None if matches!(config, Value::Array(list) if !list.is_empty()) => found.push(path.to_string()),
+        None if matches!(config, Value::Object(members) if !members.is_empty()) => found.push(path.to_string()),
+        None => {}
+    }
+    Ok(())
+}
+
 /// The live object with the configuration laid over it.
 pub(super) fn merge(node: Node<'_>, live: Option<&Value>, config: Option<&Value>) -> Result<Option<Value>, Error> {
     refuse_duplicates(node, config)?;
