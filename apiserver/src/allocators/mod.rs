@@ -176,6 +176,7 @@ mod tests {
         let cx = WriteContext {
             store,
             resource,
+            requested: resource,
             user: &user,
             subresource: "",
             dry_run: false,

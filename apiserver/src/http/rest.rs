@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use api::codec::{self, Encoding};
+use api::resources::ResourceInfo;
 use api::{Error, FieldError, GroupKind, schema};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -93,10 +94,20 @@ pub async fn handle(state: Arc<State>, access: Access, request: Request) -> Resu
         format,
         body,
     };
+    let deprecated = deprecation(&call.access.kind.info).map(str::to_owned);
     let custom = call.access.kind.strategy.custom();
-    let warning = custom.and_then(|custom| custom.version().warning.clone());
+    let warning = deprecated.or_else(|| custom.and_then(|custom| custom.version().warning.clone()));
     let response = call.run(&state).await?;
     Ok(with_warnings(response, warning.as_slice()))
+}
+
+/// What to tell everyone who still uses a resource.
+fn deprecation(resource: &ResourceInfo) -> Option<&'static str> {
+    match (&*resource.group, &*resource.version, &*resource.resource) {
+        ("", "v1", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        ("", "v1", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        _ => None,
+    }
 }
 
 /// The resource offers the verb, at this scope.

@@ -4,29 +4,32 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
-use super::field::{Errors, Field, default_zero, ensure, list, set, text};
+use super::field::{Errors, Field, default_zero, ensure, list, same, set, text};
 use super::rules::Rules;
 use crate::registry::table::{self, Column};
 
 /// Bytes of all keys and values together.
 const MAX_SIZE: usize = 1 << 20;
+const MOUNTABLE: &str = "kubernetes.io/enforce-mountable-secrets";
 const IMMUTABLE: &str = "field is immutable when `immutable` is set";
 
 /// Rules of `configmaps`.
 pub static CONFIG_MAP: Rules = Rules {
     validate: |root, errors| {
         let (data, binary) = (root.get("data"), root.get("binaryData"));
-        for (key, entry) in data.entries().chain(binary.entries()) {
+        for (key, entry) in data.entries() {
             config_key(key, &entry, errors);
-        }
-        for (key, entry) in binary.entries() {
-            if data.value.get(key).is_some() {
-                let key = json!(key);
-                entry.showing(&key).invalid(errors, "duplicate of key present in data");
+            if binary.key(key).exists() {
+                entry.invalid_as(errors, key, "duplicate of key present in binaryData");
             }
         }
-        if size(&data) + size(&binary) > MAX_SIZE {
-            root.too_long(errors, MAX_SIZE);
+        for (key, entry) in binary.entries() {
+            config_key(key, &entry, errors);
+        }
+        let plain: usize = data.entries().map(|(_, entry)| entry.str().len()).sum();
+        if plain + decoded_size(&binary) > MAX_SIZE {
+            // The whole object, as a path prints it.
+            Field::root("[]", root.value).too_long(errors, MAX_SIZE);
         }
     },
     validate_update: |root, old, errors| frozen(root, old, &["data", "binaryData"], errors),
@@ -58,6 +61,13 @@ pub static SECRET: Rules = Rules {
         root.get("type").immutable(errors, &old["type"]);
         frozen(root, old, &["data"], errors);
     },
+    warnings: |root, _| {
+        if root.get("type").str() == "kubernetes.io/tls" {
+            key_pair_warnings(root)
+        } else {
+            Vec::new()
+        }
+    },
     columns: &[Column::NAME, Column::text("Type"), Column::text("Data"), Column::AGE],
     row: |object, now| {
         let count = object
@@ -77,6 +87,16 @@ pub static SECRET: Rules = Rules {
 
 /// Rules of `serviceaccounts`.
 pub static SERVICE_ACCOUNT: Rules = Rules {
+    warnings: |root, old| {
+        let set = |object: &Value| !object["metadata"]["annotations"][MOUNTABLE].is_null();
+        if set(root.value) && !old.is_some_and(set) {
+            vec![format!(
+                "metadata.annotations[{MOUNTABLE}]: deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets"
+            )]
+        } else {
+            Vec::new()
+        }
+    },
     columns: &[Column::NAME, Column::text("Secrets"), Column::AGE],
     row: |object, now| {
         vec![
@@ -88,8 +108,13 @@ pub static SERVICE_ACCOUNT: Rules = Rules {
     ..Rules::NONE
 };
 
-fn size(map: &Field<'_>) -> usize {
-    map.entries().map(|(key, entry)| key.len() + entry.str().len()).sum()
+/// Bytes of the values of a map in base64.
+fn decoded_size(map: &Field<'_>) -> usize {
+    let size = |text: &str| {
+        let padding = text.bytes().rev().take_while(|b| *b == b'=').count();
+        (text.len() / 4 * 3).saturating_sub(padding)
+    };
+    map.entries().map(|(_, entry)| size(entry.str())).sum()
 }
 
 /// `stringData` is a way to write `data`, and is never read back.
@@ -112,27 +137,24 @@ fn frozen(root: &Field<'_>, old: &Value, fields: &[&str], errors: &mut Errors) {
         root.get("immutable").forbidden(errors, IMMUTABLE);
     }
     for name in fields {
-        if root.get(name).value != &old[*name] {
+        if !same(root.get(name).value, &old[*name]) {
             root.get(name).forbidden(errors, IMMUTABLE);
         }
     }
 }
 
 fn config_key(key: &str, entry: &Field<'_>, errors: &mut Errors) {
-    let shown = json!(key);
-    entry
-        .showing(&shown)
-        .invalid_all(errors, api::names::config_map_key(key));
+    for detail in api::names::config_map_key(key) {
+        entry.invalid_as(errors, key, detail);
+    }
 }
 
 fn validate_secret(root: &Field<'_>, errors: &mut Errors) {
     let data = root.get("data");
-    let mut total = 0;
     for (key, entry) in data.entries() {
         config_key(key, &entry, errors);
-        total += entry.str().len() / 4 * 3;
     }
-    if total > MAX_SIZE {
+    if decoded_size(&data) > MAX_SIZE {
         data.too_long(errors, MAX_SIZE);
     }
     let need = |key: &str, errors: &mut Errors| {
@@ -146,7 +168,9 @@ fn validate_secret(root: &Field<'_>, errors: &mut Errors) {
             need("tls.crt", errors);
             need("tls.key", errors);
         }
-        "kubernetes.io/ssh-auth" => need("ssh-privatekey", errors),
+        "kubernetes.io/ssh-auth" if data.key("ssh-privatekey").is_empty() => {
+            data.key("ssh-privatekey").required(errors, "");
+        }
         "kubernetes.io/basic-auth" if data.value.get("username").is_none() && data.value.get("password").is_none() => {
             need("username", errors);
             need("password", errors);
@@ -169,16 +193,46 @@ fn docker_config(entry: &Field<'_>, errors: &mut Errors) {
     if !entry.exists() {
         return entry.required(errors, "");
     }
-    let parsed = BASE64
-        .decode(entry.str())
-        .ok()
-        .and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
-    if parsed.is_none() {
-        let hidden = json!("<secret contents redacted>");
-        entry
-            .showing(&hidden)
-            .invalid(errors, "invalid character in the JSON text");
+    let bytes = BASE64.decode(entry.str()).unwrap_or_default();
+    if let Some(fault) = no_json_object(&bytes) {
+        entry.invalid_as(errors, "<secret contents redacted>", fault);
     }
+}
+
+/// What Go's JSON decoder says of text that is no object.
+fn no_json_object(bytes: &[u8]) -> Option<String> {
+    let kind = match serde_json::from_slice::<Value>(bytes) {
+        Ok(Value::Object(_) | Value::Null) => return None,
+        Ok(Value::Array(_)) => "array",
+        Ok(Value::String(_)) => "string",
+        Ok(Value::Bool(_)) => "bool",
+        Ok(Value::Number(_)) => "number",
+        Err(error) if error.is_eof() => return Some("unexpected end of JSON input".to_owned()),
+        Err(error) => {
+            let line = bytes.split(|b| *b == b'\n').nth(error.line().saturating_sub(1));
+            let found = line.and_then(|line| line.get(error.column().saturating_sub(1)));
+            let shown = char::from(found.copied().unwrap_or(b' '));
+            return Some(format!("invalid character '{shown}' looking for beginning of value"));
+        }
+    };
+    Some(format!(
+        "json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}"
+    ))
+}
+
+/// What a TLS server would say of the pair.
+fn key_pair_warnings(secret: &Field<'_>) -> Vec<String> {
+    let data = secret.get("data");
+    let missing = |key: &str| {
+        let bytes = BASE64.decode(data.key(key).str()).unwrap_or_default();
+        !String::from_utf8_lossy(&bytes).contains("-----BEGIN ")
+    };
+    let name = match (missing("tls.crt"), missing("tls.key")) {
+        (true, _) => "certificate",
+        (_, true) => "key",
+        _ => return Vec::new(),
+    };
+    vec![format!("tls: failed to find any PEM data in {name} input")]
 }
 
 #[cfg(test)]
@@ -210,6 +264,23 @@ mod tests {
         assert_eq!(
             check(&SECRET, json!({"type": "kubernetes.io/tls"})),
             ["data[tls.crt]: Required value", "data[tls.key]: Required value"]
+        );
+        assert_eq!(
+            check(
+                &SECRET,
+                json!({"type": "kubernetes.io/dockercfg", "data": {".dockercfg": "W10="}})
+            ),
+            [
+                "data[.dockercfg]: Invalid value: \"<secret contents redacted>\": json: cannot unmarshal array into Go value of type map[string]interface {}"
+            ]
+        );
+        assert_eq!(
+            check(&CONFIG_MAP, json!({"data": {"a": "x".repeat(MAX_SIZE + 1)}})),
+            ["[]: Too long: may not be more than 1048576 bytes"]
+        );
+        assert_eq!(
+            check(&CONFIG_MAP, json!({"data": {"a": ""}, "binaryData": {"a": ""}})),
+            ["data[a]: Invalid value: \"a\": duplicate of key present in binaryData"]
         );
         let old = json!({"immutable": true, "data": {"a": "1"}});
         let mut errors = Errors::new();

@@ -1,14 +1,18 @@
 //! Events, which core/v1 and events.k8s.io share. They disappear by themselves.
 
+use api::FieldError;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::field::{Errors, Field, number, text};
-use crate::registry::strategy::Strategy;
+use super::field::{Errors, Field, number, same, text};
+use crate::registry::strategy::{Strategy, WriteContext};
 use crate::registry::table::{self, Column};
 
 /// Seconds an event stays after its last write.
 const TTL: i64 = 3600;
+/// Bytes of a reason and the like, and of a message.
+const NAME_LIMIT: usize = 128;
+const MESSAGE_LIMIT: usize = 1024;
 
 const COLUMNS: &[Column] = &[
     Column::text("Last Seen"),
@@ -34,19 +38,61 @@ impl Strategy for Event {
         true
     }
 
-    fn validate(&self, _cx: &crate::registry::strategy::WriteContext<'_>, event: &Value) -> Vec<api::FieldError> {
+    fn validate(&self, cx: &WriteContext<'_>, event: &Value) -> Vec<FieldError> {
         let mut errors = Errors::new();
         let root = Field::root("", event);
-        let involved = root.get("involvedObject");
-        let namespace = involved.get("namespace");
-        let own = text(event, "/metadata/namespace");
-        if namespace.is_empty() {
-            if own != "default" && own != "kube-system" {
-                namespace.invalid(&mut errors, "does not match event.namespace");
-            }
-        } else if namespace.str() != own {
-            namespace.invalid(&mut errors, "does not match event.namespace");
+        whatever_the_version(cx, &root, &mut errors);
+        if is_legacy(cx) {
+            return errors;
         }
+        series(&root, &mut errors);
+        root.require(&mut errors, &["eventTime"]);
+        let kind = root.get("type");
+        if !matches!(kind.str(), "Normal" | "Warning") {
+            kind.invalid_as(&mut errors, "", format!("has invalid value: {}", kind.str()));
+        }
+        for name in ["firstTimestamp", "lastTimestamp", "count"] {
+            let field = root.get(name);
+            if field.exists() && field.int() != Some(0) {
+                field.invalid_as(&mut errors, "", "needs to be unset");
+            }
+        }
+        let source = root.get("source");
+        if !component_and_host(source.value).is_empty() {
+            source.invalid_as(&mut errors, "", "needs to be unset");
+        }
+        errors
+    }
+
+    fn validate_update(&self, cx: &WriteContext<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
+        let mut errors = Errors::new();
+        let root = Field::root("", new);
+        whatever_the_version(cx, &root, &mut errors);
+        if is_legacy(cx) {
+            return errors;
+        }
+        if !same(&new["series"], &old["series"]) {
+            series(&root, &mut errors);
+        }
+        for name in [
+            "involvedObject",
+            "reason",
+            "message",
+            "source",
+            "firstTimestamp",
+            "lastTimestamp",
+            "count",
+            "type",
+            "eventTime",
+            "action",
+            "related",
+        ] {
+            root.get(name).immutable(&mut errors, &old[name]);
+        }
+        let controller = Field::root("reportingController", &new["reportingComponent"]);
+        controller.immutable(&mut errors, &old["reportingComponent"]);
+        let instance = root.get("reportingInstance");
+        instance.immutable(&mut errors, &old["reportingInstance"]);
         errors
     }
 
@@ -109,6 +155,70 @@ impl Strategy for Event {
     fn ttl(&self) -> Option<i64> {
         Some(TTL)
     }
+}
+
+/// Written in the core group, whose rules are few.
+fn is_legacy(cx: &WriteContext<'_>) -> bool {
+    cx.requested.group.is_empty()
+}
+
+fn component_and_host(source: &Value) -> String {
+    format!("{}{}", text(source, "/component"), text(source, "/host"))
+}
+
+fn whatever_the_version(cx: &WriteContext<'_>, root: &Field<'_>, errors: &mut Errors) {
+    let (involved, metadata) = (root.get("involvedObject"), root.get("metadata"));
+    let (namespace, own) = (involved.get("namespace"), metadata.get("namespace"));
+    let own = own.str();
+    let elsewhere = match (root.get("eventTime").is_empty(), namespace.is_empty()) {
+        (true, true) => !matches!(own, "" | "default"),
+        (true, false) => namespace.str() != own,
+        (false, true) => !matches!(own, "default" | "kube-system"),
+        (false, false) => false,
+    };
+    if elsewhere {
+        namespace.invalid_as(errors, namespace.str(), "does not match event.namespace");
+    }
+    if !root.get("eventTime").is_empty() {
+        let name = if is_legacy(cx) {
+            "reportingComponent"
+        } else {
+            "reportingController"
+        };
+        let controller = Field::root(name, &root.value["reportingComponent"]);
+        if controller.is_empty() {
+            controller.required(errors, "");
+        }
+        controller.check(errors, api::names::qualified_name);
+        for name in ["reportingInstance", "action", "reason"] {
+            let field = root.get(name);
+            if field.is_empty() {
+                field.required(errors, "");
+            }
+            at_most(&field, NAME_LIMIT, errors);
+        }
+        at_most(&root.get("message"), MESSAGE_LIMIT, errors);
+    }
+    for detail in api::names::dns1123_subdomain(own) {
+        Field::root("namespace", root.value).invalid_as(errors, own, detail);
+    }
+}
+
+fn at_most(field: &Field<'_>, limit: usize, errors: &mut Errors) {
+    if field.str().len() > limit {
+        field.invalid_as(errors, "", format!("can have at most {limit} characters"));
+    }
+}
+
+fn series(root: &Field<'_>, errors: &mut Errors) {
+    let series = root.get("series");
+    if !series.exists() {
+        return;
+    }
+    if series.get("count").number() < 2 {
+        series.get("count").invalid_as(errors, "", "should be at least 2");
+    }
+    series.require(errors, &["lastObservedTime"]);
 }
 
 struct Times<'a> {

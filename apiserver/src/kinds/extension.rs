@@ -1,9 +1,8 @@
-//! Kinds that extend the API: admission policies, flow control.
+//! Kinds that extend the API: admission policies.
 
 use serde_json::{Value, json};
 
-use super::common::condition;
-use super::field::{default, default_zero, each, ensure, list, number, text};
+use super::field::{default, each, ensure, list, text};
 use super::rules::Rules;
 use crate::admission::policy::validation;
 use crate::registry::table::{self, Column};
@@ -79,76 +78,6 @@ pub static POLICY_BINDING: Rules = Rules {
         ]
     },
     unconditional_update: false,
-    ..Rules::NONE
-};
-
-/// Rules of `flowschemas.flowcontrol.apiserver.k8s.io`.
-pub static FLOW_SCHEMA: Rules = Rules {
-    generation: true,
-    default: |object| {
-        if let Some(spec) = ensure(object, "spec") {
-            default_zero(spec, "matchingPrecedence", 1000);
-        }
-    },
-    columns: &[
-        Column::NAME,
-        Column::text("PriorityLevel"),
-        Column::text("MatchingPrecedence"),
-        Column::text("DistinguisherMethod"),
-        Column::AGE,
-        Column::text("MissingPL"),
-    ],
-    row: |object, now| {
-        let dangling = condition(object, "Dangling").map_or("?", |c| text(c, "/status"));
-        vec![
-            table::name(object),
-            json!(text(object, "/spec/priorityLevelConfiguration/name")),
-            json!(number(object, "/spec/matchingPrecedence")),
-            json!(super::common::or_none(text(object, "/spec/distinguisherMethod/type"))),
-            table::age(object, now),
-            json!(dangling),
-        ]
-    },
-    ..Rules::NONE
-};
-
-/// Rules of `prioritylevelconfigurations.flowcontrol.apiserver.k8s.io`.
-pub static PRIORITY_LEVEL: Rules = Rules {
-    generation: true,
-    default: |object| {
-        let Some(limited) = object.pointer_mut("/spec/limited").filter(|l| l.is_object()) else {
-            return;
-        };
-        default(limited, "nominalConcurrencyShares", 30);
-        default(limited, "lendablePercent", 0);
-    },
-    columns: &[
-        Column::NAME,
-        Column::text("Type"),
-        Column::text("NominalConcurrencyShares"),
-        Column::text("Queues"),
-        Column::text("HandSize"),
-        Column::text("QueueLengthLimit"),
-        Column::AGE,
-    ],
-    row: |object, now| {
-        let cell = |pointer: &str| {
-            object
-                .pointer(pointer)
-                .and_then(Value::as_i64)
-                .map_or_else(|| json!("<none>"), |n| json!(n))
-        };
-        let queuing = "/spec/limited/limitResponse/queuing";
-        vec![
-            table::name(object),
-            json!(text(object, "/spec/type")),
-            cell("/spec/limited/nominalConcurrencyShares"),
-            cell(&format!("{queuing}/queues")),
-            cell(&format!("{queuing}/handSize")),
-            cell(&format!("{queuing}/queueLengthLimit")),
-            table::age(object, now),
-        ]
-    },
     ..Rules::NONE
 };
 

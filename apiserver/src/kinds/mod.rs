@@ -15,6 +15,7 @@ pub mod endpoints;
 pub mod event;
 pub mod extension;
 pub mod field;
+pub mod flow;
 pub mod ingress;
 pub mod ip;
 pub mod job;
@@ -23,10 +24,12 @@ pub mod networking;
 pub mod node;
 pub mod pod;
 pub mod policy;
+pub mod quota;
 pub mod rbac;
 pub mod replica_set;
 pub mod resource;
 pub mod resource_names;
+pub mod resource_slice;
 pub mod rules;
 pub mod service;
 pub mod stateful_set;
@@ -47,7 +50,7 @@ pub static STRATEGIES: &[(&str, &str, &dyn Strategy)] = &[
     ("", "configmaps", &config::CONFIG_MAP),
     ("", "endpoints", &endpoints::ENDPOINTS),
     ("", "events", &event::Event),
-    ("", "limitranges", &policy::LIMIT_RANGE),
+    ("", "limitranges", &quota::LIMIT_RANGE),
     ("", "namespaces", &namespace::Namespace),
     ("", "nodes", &node::NODE),
     ("", "persistentvolumeclaims", &claim::CLAIM),
@@ -55,7 +58,7 @@ pub static STRATEGIES: &[(&str, &str, &dyn Strategy)] = &[
     ("", "pods", &pod::Pod),
     ("", "podtemplates", &policy::POD_TEMPLATE),
     ("", "replicationcontrollers", &replica_set::REPLICATION_CONTROLLER),
-    ("", "resourcequotas", &policy::RESOURCE_QUOTA),
+    ("", "resourcequotas", &quota::RESOURCE_QUOTA),
     ("", "secrets", &config::SECRET),
     ("", "serviceaccounts", &config::SERVICE_ACCOUNT),
     ("", "services", &service::Service),
@@ -95,8 +98,8 @@ pub static STRATEGIES: &[(&str, &str, &dyn Strategy)] = &[
     ("coordination.k8s.io", "leases", &policy::LEASE),
     ("discovery.k8s.io", "endpointslices", &endpoints::ENDPOINT_SLICE),
     ("certificates.k8s.io", "clustertrustbundles", &resource::TRUST_BUNDLE),
-    (FLOW, "flowschemas", &extension::FLOW_SCHEMA),
-    (FLOW, "prioritylevelconfigurations", &extension::PRIORITY_LEVEL),
+    (FLOW, "flowschemas", &flow::FLOW_SCHEMA),
+    (FLOW, "prioritylevelconfigurations", &flow::PRIORITY_LEVEL),
     ("networking.k8s.io", "ingressclasses", &ingress::INGRESS_CLASS),
     ("networking.k8s.io", "ingresses", &ingress::INGRESS),
     ("networking.k8s.io", "ipaddresses", &networking::IP_ADDRESS),
@@ -108,8 +111,10 @@ pub static STRATEGIES: &[(&str, &str, &dyn Strategy)] = &[
     (RBAC, "clusterroles", &rbac::CLUSTER_ROLE),
     (RBAC, "rolebindings", &rbac::ROLE_BINDING),
     (RBAC, "roles", &rbac::ROLE),
+    ("resource.k8s.io", "deviceclasses", &resource::DEVICE_CLASS),
     ("resource.k8s.io", "resourceclaims", &resource::CLAIM),
-    ("resource.k8s.io", "resourceslices", &resource::SLICE),
+    ("resource.k8s.io", "resourceclaimtemplates", &resource::CLAIM_TEMPLATE),
+    ("resource.k8s.io", "resourceslices", &resource_slice::SLICE),
     ("scheduling.k8s.io", "priorityclasses", &policy::PRIORITY_CLASS),
     ("storage.k8s.io", "csidrivers", &storage::CSI_DRIVER),
     ("storage.k8s.io", "csistoragecapacities", &storage::CAPACITY),

@@ -3,7 +3,7 @@
 use api::FieldError;
 use serde_json::{Value, json};
 
-use super::field::{Errors, Field, ensure, set, text};
+use super::field::{Errors, Field, ensure, list, set, text};
 use crate::registry::strategy::{Strategy, WriteContext, keep_all_but_status, restore};
 use crate::registry::table::{self, Column};
 
@@ -45,34 +45,22 @@ impl Strategy for Namespace {
 
     fn validate(&self, _cx: &WriteContext<'_>, object: &Value) -> Vec<FieldError> {
         let mut errors = Errors::new();
-        let root = Field::root("", object);
-        for finalizer in root.get("spec").get("finalizers").items() {
-            finalizer.invalid_all(&mut errors, api::names::qualified_name(finalizer.str()));
-            if !finalizer.str().contains('/') && finalizer.str() != "kubernetes" {
-                finalizer.invalid(
-                    &mut errors,
-                    "name is neither a standard finalizer name nor is it fully qualified",
-                );
-            }
+        let root = Field::root("spec.finalizers", &object["spec"]["finalizers"]);
+        for name in list(object, "/spec/finalizers") {
+            finalizer(&root.showing(name), &mut errors);
         }
         errors
     }
 
     fn validate_update(&self, cx: &WriteContext<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
-        if cx.subresource != "status" {
-            return self.validate(cx, new);
-        }
         let mut errors = Errors::new();
-        let status = Field::root("status", &new["status"]);
-        let deleting = old.pointer("/metadata/deletionTimestamp").is_some_and(Value::is_string);
-        let phase = status.get("phase");
-        if deleting && phase.str() != "Terminating" {
-            phase.invalid(
-                &mut errors,
-                "may only be 'Terminating' if `deletionTimestamp` is not empty",
-            );
-        } else if !deleting && phase.str() != "Active" {
-            phase.invalid(&mut errors, "may only be 'Active' if `deletionTimestamp` is empty");
+        match cx.subresource {
+            "finalize" => {
+                let root = Field::root("spec.finalizers", &new["spec"]["finalizers"]);
+                root.items().for_each(|name| finalizer(&name, &mut errors));
+            }
+            "status" => phase(new, old, &mut errors),
+            _ => {}
         }
         errors
     }
@@ -112,5 +100,27 @@ impl Strategy for Namespace {
 
     fn selectable_fields(&self) -> &'static [&'static str] {
         &["status.phase"]
+    }
+}
+
+fn finalizer(name: &Field<'_>, errors: &mut Errors) {
+    const STANDARD: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+    name.check(errors, api::names::qualified_name);
+    if !name.str().contains('/') && !STANDARD.contains(&name.str()) {
+        name.invalid(
+            errors,
+            "name is neither a standard finalizer name nor is it fully qualified",
+        );
+    }
+}
+
+/// The phase tells whether the namespace is being deleted.
+fn phase(new: &Value, old: &Value, errors: &mut Errors) {
+    let phase = Field::root("status.Phase", &new["status"]["phase"]);
+    let deleting = old.pointer("/metadata/deletionTimestamp").is_some_and(Value::is_string);
+    if deleting && phase.str() != "Terminating" {
+        phase.invalid(errors, "may only be 'Terminating' if `deletionTimestamp` is not empty");
+    } else if !deleting && phase.str() != "Active" {
+        phase.invalid(errors, "may only be 'Active' if `deletionTimestamp` is empty");
     }
 }

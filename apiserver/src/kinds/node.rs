@@ -4,7 +4,8 @@ use api::names;
 use serde_json::{Value, json};
 
 use super::common::or_none;
-use super::field::{Errors, Field, ensure, list, text};
+use super::field::{Errors, Field, ensure, list, set, text};
+use super::resource_names as resources;
 use super::rules::{NewStatus, Rules};
 use crate::registry::table::{self, Column};
 
@@ -12,31 +13,59 @@ use crate::registry::table::{self, Column};
 pub static NODE: Rules = Rules {
     default: |object| {
         let _ = ensure(object, "spec");
+        if let Some(spec) = object.get_mut("spec") {
+            first_cidr(spec);
+        }
+        let capacity = object["status"]["capacity"].clone();
+        if let Some(status) = object.get_mut("status")
+            && capacity.is_object()
+            && status["allocatable"].as_object().is_none_or(serde_json::Map::is_empty)
+        {
+            set(status, "allocatable", capacity);
+        }
     },
     validate: |root, errors| {
-        let spec = root.get("spec");
-        taints(&spec.get("taints"), errors);
-        for cidr in spec.get("podCIDRs").items() {
-            cidr.invalid_all(errors, names::cidr(cidr.str()));
+        let (spec, metadata) = (root.get("spec"), root.get("metadata"));
+        // Upstream looks for them under the metadata.
+        let taint_list = metadata.get("taints").showing(&root.value["spec"]["taints"]);
+        taints(&taint_list, errors);
+        quantities(root, errors);
+        let cidrs = spec.get("podCIDRs");
+        for cidr in cidrs.items() {
+            super::ip::cidr(&cidr, errors);
+        }
+        let families: Vec<bool> = cidrs.items().map(|cidr| cidr.str().contains(':')).collect();
+        if families.len() > 2 || matches!(families[..], [one, other] if one == other) {
+            cidrs.invalid(errors, "may specify no more than one CIDR for each IP family");
         }
     },
     validate_update: |root, old, errors| {
         let spec = root.get("spec");
-        for name in ["podCIDR", "podCIDRs"] {
-            let before = &old["spec"][name];
-            if !before.is_null() && before != "" && spec.get(name).value != before {
-                spec.get(name)
-                    .forbidden(errors, "node updates may not change podCIDR except from \"\" to valid");
-            }
+        change(root, old, errors);
+        if spec.get("configSource").exists() {
+            config_source(&spec.get("configSource"), errors);
         }
-        let provider = spec.get("providerID");
-        let before = text(old, "/spec/providerID");
-        if !before.is_empty() && provider.str() != before {
-            provider.forbidden(
-                errors,
-                "node updates may not change providerID except from \"\" to valid",
-            );
+        if text(spec.value, "/externalID") != text(old, "/spec/externalID") {
+            spec.get("externalID").forbidden(errors, "may not be updated");
         }
+    },
+    validate_status: |root, old, errors| {
+        quantities(root, errors);
+        change(root, old, errors);
+    },
+    warnings: |root, _| {
+        let spec = root.get("spec");
+        let mut warnings = Vec::new();
+        if spec.get("configSource").exists() {
+            warnings.push("spec.configSource: the feature is removed".to_owned());
+        }
+        if !spec.get("externalID").is_empty() {
+            warnings.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned());
+        }
+        for cidr in spec.get("podCIDRs").items() {
+            super::ip::warn_cidr(&cidr, &mut warnings);
+        }
+        warnings
     },
     columns: &[
         Column::NAME,
@@ -107,32 +136,124 @@ fn address<'a>(node: &'a Value, kind: &str) -> &'a str {
         .map_or("<none>", |a| text(a, "/address"))
 }
 
+/// The one network of old and the first of the list are the same.
+fn first_cidr(spec: &mut Value) {
+    let first = text(spec, "/podCIDRs/0").to_owned();
+    match (text(spec, "/podCIDR").to_owned(), first) {
+        (one, first) if one == first => {}
+        (one, first) if one.is_empty() => set(spec, "podCIDR", first),
+        (one, _) => set(spec, "podCIDRs", json!([one])),
+    }
+}
+
 fn taints(taints: &Field<'_>, errors: &mut Errors) {
     let mut seen = std::collections::HashSet::new();
     for taint in taints.items() {
         let (key, value, effect) = (taint.get("key"), taint.get("value"), taint.get("effect"));
-        if key.is_empty() {
-            key.required(errors, "")
-        } else {
-            key.invalid_all(errors, names::qualified_name(key.str()))
-        }
-        let messages = names::label_value(value.str());
-        if !messages.is_empty() {
-            value.invalid(errors, messages.join(";"));
+        key.check(errors, names::qualified_name);
+        let faults = names::label_value(value.str());
+        if !faults.is_empty() {
+            value.invalid_as(errors, value.str(), faults.join(";"));
         }
         effect.required_one_of(errors, &["NoSchedule", "PreferNoSchedule", "NoExecute"]);
         if !seen.insert((key.str().to_owned(), effect.str().to_owned())) {
-            let mut shown = taint;
-            let text = json!(format!("{}={}:{}", key.str(), value.str(), effect.str()));
-            shown.value = &text;
-            shown.duplicate(errors);
+            return taint.duplicate_of(
+                errors,
+                taint.value.clone(),
+                "taints must be unique by key and effect pair",
+            );
         }
     }
+}
+
+fn quantities(root: &Field<'_>, errors: &mut Errors) {
+    let status = root.get("status");
+    for map in ["capacity", "allocatable"] {
+        let map = status.get(map);
+        if let Some(entries) = map.value.as_object() {
+            for name in entries.keys() {
+                resources::amount(&map.get(name), name, errors);
+            }
+        }
+    }
+}
+
+/// What neither a write of the node nor one of its status may change.
+fn change(root: &Field<'_>, old: &Value, errors: &mut Errors) {
+    const CIDR: &str = "node updates may not change podCIDR except from \"\" to valid";
+    let (spec, status) = (root.get("spec"), root.get("status"));
+    let addresses = status.get("addresses");
+    addresses.unique(errors, "");
+    let (before, now) = (list(old, "/spec/podCIDRs"), list(spec.value, "/podCIDRs"));
+    if !before.is_empty() {
+        let changed = if before.len() == now.len() {
+            before.iter().zip(now).filter(|(a, b)| a != b).count()
+        } else {
+            1
+        };
+        for _ in 0..changed {
+            spec.get("podCIDRs").forbidden(errors, CIDR);
+        }
+    }
+    let provider = text(old, "/spec/providerID");
+    if !provider.is_empty() && spec.get("providerID").str() != provider {
+        spec.get("providerID").forbidden(
+            errors,
+            "node updates may not change providerID except from \"\" to valid",
+        );
+    }
+}
+
+fn config_source(source: &Field<'_>, errors: &mut Errors) {
+    let map = source.get("configMap");
+    if !map.exists() {
+        return source.invalid(errors, "exactly one reference subfield must be non-nil");
+    }
+    if !map.get("uid").is_empty() {
+        map.get("uid").forbidden(errors, "uid must not be set in spec");
+    }
+    if !map.get("resourceVersion").is_empty() {
+        map.get("resourceVersion")
+            .forbidden(errors, "resourceVersion must not be set in spec");
+    }
+    map.get("kubeletConfigKey")
+        .required_check(errors, names::config_map_key);
+    map.get("name").required_check(errors, names::dns1123_subdomain);
+    map.get("namespace").required_check(errors, names::dns1123_label);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn faults() {
+        let mut node = json!({"spec": {"podCIDR": "10.0.0.0/24", "taints": [
+                {"key": "a", "effect": "NoSchedule"}, {"key": "a", "effect": "NoSchedule"}]},
+            "status": {"capacity": {"cpu": "-1"}}});
+        (NODE.default)(&mut node);
+        assert_eq!(
+            (&node["spec"]["podCIDRs"], &node["status"]["allocatable"]),
+            (&json!(["10.0.0.0/24"]), &json!({"cpu": "-1"}))
+        );
+        let mut errors = Errors::new();
+        (NODE.validate)(&Field::root("", &node), &mut errors);
+        let found: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            found,
+            [
+                "metadata.taints[1]: Duplicate value: {\"effect\":\"NoSchedule\",\"key\":\"a\"}: taints must be unique by key and effect pair",
+                "status.capacity.cpu: Invalid value: \"-1\": must be greater than or equal to 0",
+                "status.allocatable.cpu: Invalid value: \"-1\": must be greater than or equal to 0"
+            ]
+        );
+        let mut errors = Errors::new();
+        (NODE.validate_update)(&Field::root("", &json!({})), &node, &mut errors);
+        assert_eq!(
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid"]
+        );
+    }
 
     #[test]
     fn cells() {

@@ -1,10 +1,9 @@
-//! PodDisruptionBudgets, PriorityClasses, RuntimeClasses, Leases, LimitRanges, ResourceQuotas.
+//! PodDisruptionBudgets, PriorityClasses, RuntimeClasses, Leases, PodTemplates.
 
 use serde_json::{Value, json};
 
-use super::common::{int_or_string, label_selector, parse_quantity, quantity};
-use super::field::{Errors, Field, default, each, ensure, int_or_percent, number, percent, text};
-use super::rbac::created_row;
+use super::common::{conditions, int_or_string, label_selector, labels};
+use super::field::{Field, default, int_or_percent, number, percent, text};
 use super::rules::Rules;
 use crate::registry::table::{self, Column};
 
@@ -24,9 +23,14 @@ pub static DISRUPTION_BUDGET: Rules = Rules {
             }
         }
         label_selector(&spec.get("selector"), errors);
-        let policy = spec.get("unhealthyPodEvictionPolicy");
-        if policy.exists() {
-            policy.one_of(errors, &["AlwaysAllow", "IfHealthyBudget"]);
+        spec.get("unhealthyPodEvictionPolicy")
+            .one_of_if_set(errors, &["AlwaysAllow", "IfHealthyBudget"]);
+    },
+    validate_status: |root, _, errors| {
+        let status = root.get("status");
+        conditions(&status.get("conditions"), errors);
+        for count in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
+            status.get(count).non_negative(errors);
         }
     },
     columns: &[
@@ -72,23 +76,27 @@ pub static PRIORITY_CLASS: Rules = Rules {
         let metadata = root.get("metadata");
         let (name, value) = (metadata.get("name"), root.get("value"));
         if name.str().starts_with("system-") {
-            if !SYSTEM_CLASSES
-                .iter()
-                .any(|(n, v)| *n == name.str() && value.int() == Some(*v))
-            {
-                name.forbidden(errors, "priority class names with 'system-' prefix are reserved for system use only. error: not a known system priority class");
+            if let Some(fault) = no_system_class(root) {
+                name.forbidden(
+                    errors,
+                    &format!(
+                        "priority class names with 'system-' prefix are reserved for system use only. error: {fault}"
+                    ),
+                );
             }
-        } else if value.int().is_some_and(|n| n > HIGHEST_USER_PRIORITY) {
+        } else if value.number() > HIGHEST_USER_PRIORITY {
             value.forbidden(
                 errors,
                 &format!("maximum allowed value of a user defined priority is {HIGHEST_USER_PRIORITY}"),
             );
         }
         root.get("preemptionPolicy")
-            .one_of(errors, &["Never", "PreemptLowerPriority"]);
+            .one_of(errors, &["PreemptLowerPriority", "Never"]);
     },
     validate_update: |root, old, errors| {
-        if root.get("value").int().unwrap_or(0) != number(old, "/value") {
+        // A change is only compared with what was; this is all of it.
+        errors.clear();
+        if root.get("value").number() != number(old, "/value") {
             root.get("value").forbidden(errors, "may not be changed in an update.");
         }
         root.get("preemptionPolicy").immutable(errors, &old["preemptionPolicy"]);
@@ -118,10 +126,21 @@ pub static PRIORITY_CLASS: Rules = Rules {
 /// Rules of `runtimeclasses.node.k8s.io`.
 pub static RUNTIME_CLASS: Rules = Rules {
     validate: |root, errors| {
-        let handler = root.get("handler");
-        handler.invalid_all(errors, api::names::dns1123_label(handler.str()));
+        root.get("handler").check(errors, api::names::dns1123_label);
+        let overhead = Field::root("overhead", &root.value["overhead"]["podFixed"]);
+        super::pod::resources::overhead(&overhead, errors);
+        let scheduling = root.get("scheduling");
+        labels(&scheduling.get("nodeSelector"), errors);
+        for toleration in scheduling.get("tolerations").items() {
+            super::pod::placement::toleration(&toleration, errors);
+        }
+        scheduling.get("tolerations").unique(errors, "");
     },
-    validate_update: |root, old, errors| root.get("handler").immutable(errors, &old["handler"]),
+    validate_update: |root, old, errors| {
+        // A change is only compared with what was; this is all of it.
+        errors.clear();
+        root.get("handler").immutable(errors, &old["handler"]);
+    },
     columns: &[Column::NAME, Column::text("Handler"), Column::AGE],
     row: |object, now| {
         vec![
@@ -139,11 +158,23 @@ pub static LEASE: Rules = Rules {
     create_on_update: true,
     validate: |root, errors| {
         let spec = root.get("spec");
-        let seconds = spec.get("leaseDurationSeconds");
-        if seconds.int().is_some_and(|n| n <= 0) {
+        let (seconds, strategy, preferred) = (
+            spec.get("leaseDurationSeconds"),
+            spec.get("strategy"),
+            spec.get("preferredHolder"),
+        );
+        if seconds.exists() && seconds.number() <= 0 {
             seconds.invalid(errors, "must be greater than 0");
         }
         spec.get("leaseTransitions").non_negative(errors);
+        if strategy.str().contains('/') {
+            strategy.check(errors, api::names::qualified_name);
+        } else {
+            strategy.one_of_if_set(errors, &["OldestEmulationVersion"]);
+        }
+        if !preferred.is_empty() && strategy.is_empty() {
+            preferred.forbidden(errors, "may only be specified if `strategy` is defined");
+        }
     },
     columns: &[Column::NAME, Column::text("Holder"), Column::AGE],
     row: |object, now| {
@@ -157,86 +188,6 @@ pub static LEASE: Rules = Rules {
     ..Rules::NONE
 };
 
-/// Rules of `limitranges`.
-pub static LIMIT_RANGE: Rules = Rules {
-    create_on_update: true,
-    default: fill_limits,
-    validate: validate_limits,
-    columns: &[
-        Column::NAME,
-        Column {
-            kind: "date",
-            ..Column::text("Created At")
-        },
-    ],
-    row: created_row,
-    ..Rules::NONE
-};
-
-/// Rules of `resourcequotas`.
-pub static RESOURCE_QUOTA: Rules = Rules {
-    validate: |root, errors| {
-        let spec = root.get("spec");
-        for (_, amount) in spec.get("hard").entries() {
-            quantity(&amount, errors);
-        }
-        let scopes = [
-            "BestEffort",
-            "CrossNamespacePodAffinity",
-            "NotBestEffort",
-            "NotTerminating",
-            "PriorityClass",
-            "Terminating",
-            "VolumeAttributesClass",
-        ];
-        for scope in spec.get("scopes").items() {
-            if !scopes.contains(&scope.str()) {
-                scope.invalid(errors, "unsupported scope");
-            }
-        }
-    },
-    validate_update: |root, old, errors| {
-        let spec = root.get("spec");
-        let sorted = |v: &Value| {
-            let mut names: Vec<String> = v.as_array().into_iter().flatten().map(ToString::to_string).collect();
-            names.sort();
-            names
-        };
-        if sorted(spec.get("scopes").value) != sorted(&old["spec"]["scopes"]) {
-            spec.get("scopes").invalid(errors, "field is immutable");
-        }
-    },
-    columns: &[
-        Column::NAME,
-        Column::text("Request"),
-        Column::text("Limit"),
-        Column::AGE,
-    ],
-    row: |object, now| {
-        let hard = object.pointer("/status/hard").and_then(Value::as_object);
-        let (mut requests, mut limits) = (Vec::new(), Vec::new());
-        for (name, most) in hard.into_iter().flatten() {
-            let used = object["status"]["used"]
-                .get(name)
-                .map(int_or_string)
-                .unwrap_or_default();
-            let shown = format!("{name}: {used}/{}", int_or_string(most));
-            if name.starts_with("limits") {
-                limits.push(shown)
-            } else {
-                requests.push(shown)
-            }
-        }
-        vec![
-            table::name(object),
-            json!(requests.join(", ")),
-            json!(limits.join(", ")),
-            table::age(object, now),
-        ]
-    },
-    ..Rules::NONE
-};
-
 /// Rules of `podtemplates`.
 pub static POD_TEMPLATE: Rules = Rules {
     generation: true,
@@ -246,6 +197,7 @@ pub static POD_TEMPLATE: Rules = Rules {
         }
     },
     validate: |root, errors| super::pod::validate::template(&root.get("template"), errors),
+    warnings: |root, old| super::workload::warn(&root.get("template"), old),
     columns: &[
         Column::NAME,
         Column::text("Containers"),
@@ -266,47 +218,71 @@ pub static POD_TEMPLATE: Rules = Rules {
     ..Rules::NONE
 };
 
-/// A Container limit's `max` is its `default`, which is its `defaultRequest`, unless they are given.
-fn fill_limits(object: &mut Value) {
-    for limit in object.get_mut("spec").into_iter().flat_map(|s| each(s, "limits")) {
-        if text(limit, "/type") != "Container" {
-            continue;
-        }
-        for (from, to) in [
-            ("max", "default"),
-            ("default", "defaultRequest"),
-            ("min", "defaultRequest"),
-        ] {
-            let values = limit.get(from).and_then(Value::as_object).cloned().unwrap_or_default();
-            if values.is_empty() {
-                continue;
-            }
-            if let Some(target) = ensure(limit, to) {
-                values
-                    .into_iter()
-                    .for_each(|(name, value)| default(target, &name, value));
-            }
-        }
+/// Why a class with a name of the system's is none of them.
+fn no_system_class(class: &Field<'_>) -> Option<String> {
+    let name = text(class.value, "/metadata/name");
+    let Some((_, value)) = SYSTEM_CLASSES.iter().find(|(known, _)| *known == name) else {
+        return Some(format!("{name} is not a known system priority class"));
+    };
+    if class.get("value").number() != *value {
+        return Some(format!("value of {name} PriorityClass must be {value}"));
     }
+    class
+        .get("globalDefault")
+        .bool()
+        .then(|| format!("globalDefault of {name} PriorityClass must be false"))
 }
 
-fn validate_limits(root: &Field<'_>, errors: &mut Errors) {
-    let spec = root.get("spec");
-    let limits = spec.get("limits");
-    limits.unique(errors, "type");
-    for limit in limits.items() {
-        let kind = limit.get("type");
-        if kind.is_empty() {
-            kind.required(errors, "");
-        }
-        let (least, most) = (limit.get("min"), limit.get("max"));
-        for (name, amount) in least.entries() {
-            let upper = most.key(name);
-            if let (Some(a), Some(b)) = (parse_quantity(amount.value), parse_quantity(upper.value))
-                && a > b
-            {
-                amount.invalid(errors, format!("min value {a} is greater than max value {b}"));
-            }
+#[cfg(test)]
+mod tests {
+    use super::super::field::Errors;
+    use super::*;
+
+    fn check(rules: &Rules, mut object: Value) -> Vec<String> {
+        (rules.default)(&mut object);
+        let mut errors = Errors::new();
+        (rules.validate)(&Field::root("", &object), &mut errors);
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn faults() {
+        for (rules, object, expected) in [
+            (
+                &DISRUPTION_BUDGET,
+                json!({"spec": {"minAvailable": "101%", "unhealthyPodEvictionPolicy": "x"}}),
+                vec![
+                    "spec.minAvailable: Invalid value: \"101%\": must not be greater than 100%",
+                    "spec.unhealthyPodEvictionPolicy: Unsupported value: \"x\": supported values: \"AlwaysAllow\", \"IfHealthyBudget\"",
+                ],
+            ),
+            (
+                &PRIORITY_CLASS,
+                json!({"metadata": {"name": "system-mine"}}),
+                vec![
+                    "metadata.name: Forbidden: priority class names with 'system-' prefix are reserved for system use only. error: system-mine is not a known system priority class",
+                ],
+            ),
+            (
+                &PRIORITY_CLASS,
+                json!({"metadata": {"name": "system-node-critical"}, "value": 2_000_001_000}),
+                vec![],
+            ),
+            (
+                &RUNTIME_CLASS,
+                json!({"handler": "runc", "overhead": {"podFixed": {"cpu": "-1"}}}),
+                vec!["overhead.limits[cpu]: Invalid value: \"-1\": must be greater than or equal to 0"],
+            ),
+            (
+                &LEASE,
+                json!({"spec": {"leaseDurationSeconds": 0, "preferredHolder": "a"}}),
+                vec![
+                    "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0",
+                    "spec.preferredHolder: Forbidden: may only be specified if `strategy` is defined",
+                ],
+            ),
+        ] {
+            assert_eq!(check(rules, object), expected);
         }
     }
 }

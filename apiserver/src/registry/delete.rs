@@ -136,6 +136,7 @@ impl Registry {
         let cx = WriteContext {
             store: &*self.store,
             resource: &kind.storage,
+            requested: &kind.info,
             user: &access.user,
             subresource: "",
             dry_run: options.dry_run,

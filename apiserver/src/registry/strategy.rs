@@ -23,6 +23,8 @@ pub struct WriteContext<'a> {
     pub store: &'a dyn Store,
     /// The table row of the resource.
     pub resource: &'a ResourceInfo,
+    /// The row that the request named, whose group or version may be another.
+    pub requested: &'a ResourceInfo,
     /// Who writes.
     pub user: &'a UserInfo,
     /// Empty for the object itself, otherwise `status`, `scale`, `approval`, `ephemeralcontainers`, ...

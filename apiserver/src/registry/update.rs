@@ -158,6 +158,7 @@ impl Registry {
         let cx = WriteContext {
             store: &*self.store,
             resource: &kind.storage,
+            requested: &kind.info,
             user: &access.user,
             subresource: &access.attributes.subresource,
             dry_run: options.dry_run,

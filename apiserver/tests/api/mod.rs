@@ -8,6 +8,7 @@ mod authn;
 mod custom;
 mod discovery;
 mod http;
+mod kinds;
 mod policies;
 mod proxies;
 mod reads;
