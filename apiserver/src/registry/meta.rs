@@ -211,7 +211,25 @@ pub fn validate(object: &Value, namespaced: bool, strategy: &dyn Strategy) -> Ve
     }
     errors.extend(validate_maps(object));
     errors.extend(validate_references(object));
+    if strategy.custom().is_none() {
+        errors.extend(validate_finalizers(object));
+    }
     errors
+}
+
+/// Those without a domain are Kubernetes' own, except on custom resources.
+fn validate_finalizers(object: &Value) -> Vec<FieldError> {
+    let own = |name: &str| matches!(name, "kubernetes" | "orphan" | "foregroundDeletion");
+    let all = finalizers(object).into_iter().enumerate();
+    all.filter(|(_, name)| !name.contains('/') && !own(name))
+        .map(|(index, name)| {
+            FieldError::invalid(
+                format!("metadata.finalizers[{index}]"),
+                name,
+                "name is neither a standard finalizer name nor is it fully qualified",
+            )
+        })
+        .collect()
 }
 
 /// Faults of a change of metadata.

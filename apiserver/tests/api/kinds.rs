@@ -15,6 +15,15 @@ fn named(name: &str, rest: Value) -> Value {
     object
 }
 
+/// A server where pods can be made.
+async fn start() -> (Server, crate::Client) {
+    let (server, admin) = Server::start().await;
+    let path = format!("{CORE}/serviceaccounts");
+    let (code, made) = admin.create(&path, named("default", json!({}))).await;
+    assert_eq!(code, 201, "{made}");
+    (server, admin)
+}
+
 fn pod(name: &str, container: Value) -> Value {
     let mut container = container;
     container["name"] = "c".into();
@@ -26,7 +35,7 @@ fn pod(name: &str, container: Value) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn faults_have_their_words_and_their_causes() {
-    let (server, _) = Server::start().await;
+    let (server, _) = start().await;
     let http = Admin::new(&server);
     for (path, body, message) in [
         (
@@ -116,7 +125,7 @@ async fn faults_have_their_words_and_their_causes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_may_not_change_stays() {
-    let (server, admin) = Server::start().await;
+    let (server, admin) = start().await;
     let http = Admin::new(&server);
     for (path, body, pointer, new, message) in [
         (
@@ -173,8 +182,7 @@ async fn what_may_not_change_stays() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_left_out_is_filled_in() {
-    let (server, admin) = Server::start().await;
-    let _ = &server;
+    let (_server, admin) = Server::start().await;
     for (path, body, pointer, expected) in [
         (
             "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims".to_owned(),
@@ -231,7 +239,7 @@ async fn what_is_left_out_is_filled_in() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doubtful_things_are_warned_of() {
-    let (server, _) = Server::start().await;
+    let (server, _) = start().await;
     let http = Admin::new(&server);
     for (path, body, warning) in [
         (
