@@ -67,7 +67,7 @@ async fn faults_have_their_words_and_their_causes() {
                 "d",
                 json!({"spec": {"selector": {"matchLabels": {"a": "b"}}, "template": {"spec": {"containers": [{"name": "c", "image": "i"}]}}}}),
             ),
-            "Deployment.apps \"d\" is invalid: spec.template.metadata.labels: Invalid value: {}: `selector` does not match template `labels`",
+            "Deployment.apps \"d\" is invalid: spec.template.metadata.labels: Invalid value: null: `selector` does not match template `labels`",
         ),
         (
             "/apis/batch/v1/namespaces/default/cronjobs".into(),

@@ -408,11 +408,10 @@ async fn an_event_has_two_names() {
         let (_, list) = http.read(&path).await;
         assert_eq!(list["items"].as_array().map(Vec::len), Some(1), "{path}");
     }
-    let (code, patched) = http
-        .write(Method::PATCH, &format!("{new}/e"), MERGE, r#"{"note":"more"}"#)
-        .await;
-    assert_eq!((code, &patched["note"]), (200, &json!("more")), "{patched}");
-    assert_eq!(http.read(&format!("{old}/e")).await.1["message"], "more");
+    let more = r#"{"series":{"count":2,"lastObservedTime":"2026-01-01T00:00:01.000000Z"}}"#;
+    let (code, patched) = http.write(Method::PATCH, &format!("{new}/e"), MERGE, more).await;
+    assert_eq!((code, &patched["series"]["count"]), (200, &json!(2)), "{patched}");
+    assert_eq!(http.read(&format!("{old}/e")).await.1["series"]["count"], 2);
     let fields = &patched["metadata"]["managedFields"];
     assert!(
         fields
