@@ -145,13 +145,16 @@ fn outgoing_headers(mut headers: HeaderMap, hop: &Hop, peer: Option<&str>, upgra
     if let Some(peer) = peer {
         let before = headers.get(&FORWARDED_FOR).and_then(|value| value.to_str().ok());
         let chain = before.map_or_else(|| peer.to_owned(), |before| format!("{before}, {peer}"));
-        headers.extend(HeaderValue::from_str(&chain).ok().map(|chain| (FORWARDED_FOR, chain)));
+        if let Ok(chain) = HeaderValue::from_str(&chain) {
+            headers.insert(FORWARDED_FOR, chain);
+        }
     }
     if let Some(rewrite) = &hop.rewrite {
         // Links in compressed answers could not be changed.
         headers.remove(header::ACCEPT_ENCODING);
-        let forwarded = HeaderValue::from_str(&rewrite.forwarded(hop.uri.path()));
-        headers.extend(forwarded.ok().map(|uri| (FORWARDED_URI, uri)));
+        if let Ok(forwarded) = HeaderValue::from_str(&rewrite.forwarded(hop.uri.path())) {
+            headers.insert(FORWARDED_URI, forwarded);
+        }
     }
     headers
 }
@@ -196,11 +199,9 @@ fn pass_back(
         let location = parts.headers.get(header::LOCATION).and_then(|l| l.to_str().ok());
         if let Some(location) = location {
             let moved = rewrite.link(location, target, host);
-            parts.headers.extend(
-                HeaderValue::from_str(&moved)
-                    .ok()
-                    .map(|moved| (header::LOCATION, moved)),
-            );
+            if let Ok(moved) = HeaderValue::from_str(&moved) {
+                parts.headers.insert(header::LOCATION, moved);
+            }
         } else if is_html(&parts.headers) {
             // Its length changes with its links.
             parts.headers.remove(header::CONTENT_LENGTH);
