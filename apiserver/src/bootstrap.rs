@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::allocators;
 use crate::authz::bootstrap as roles;
 use crate::config::Config;
+use crate::flowcontrol::{controller, defaults};
 use crate::registry::access::{Attributes, UserInfo};
 use crate::registry::options::{DeleteOptions, ListOptions, WriteOptions};
 use crate::registry::{Access, Registry, meta};
@@ -103,6 +104,28 @@ pub async fn keep_allocations(registry: Arc<Registry>, config: Config, shutdown:
         }
     };
     shutdown.run_until(async { tokio::join!(watch, now_and_then) }).await;
+}
+
+/// Puts the default FlowSchemas and PriorityLevelConfigurations in place.
+///
+/// # Errors
+/// What the registry says.
+pub async fn flow_control(registry: &Arc<Registry>, config: &Config) -> Result<(), Error> {
+    let boot = Bootstrap { registry, config };
+    let group = "flowcontrol.apiserver.k8s.io";
+    for level in defaults::levels() {
+        boot.reconcile(
+            (group, "v1", "prioritylevelconfigurations"),
+            level,
+            controller::restored,
+        )
+        .await?;
+    }
+    for schema in defaults::flow_schemas() {
+        boot.reconcile((group, "v1", "flowschemas"), schema, controller::restored)
+            .await?;
+    }
+    Ok(())
 }
 
 /// Takes this server out of the endpoints, on its way out.

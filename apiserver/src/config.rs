@@ -17,6 +17,7 @@ use serde::Deserialize;
 use crate::admission::config::AdmissionConfig;
 use crate::aggregation::config::{AggregationConfig, AggregationSettings};
 use crate::audit::config::AuditConfig;
+use crate::flowcontrol;
 
 /// `apiVersion` of the file.
 pub const API_VERSION: &str = "apiserver.config.keelson.dev/v1";
@@ -109,6 +110,18 @@ pub struct Settings {
     /// Extension API servers and front proxies.
     #[command(flatten)]
     pub aggregation: AggregationSettings,
+    /// Reads at once; together with the writes the seats that priority levels divide [default: 400].
+    #[arg(long, value_name = "N")]
+    pub max_requests_inflight: Option<u32>,
+    /// Writes at once [default: 200].
+    #[arg(long, value_name = "N")]
+    pub max_mutating_requests_inflight: Option<u32>,
+    /// Queue requests by priority level and flow instead of refusing those beyond the two numbers [default: true].
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub enable_priority_and_fairness: Option<bool>,
+    /// How long to serve on after a stop is asked for, unready, so that load balancers notice first [default: 0].
+    #[arg(long, value_name = "SECONDS")]
+    pub shutdown_delay_duration: Option<u64>,
     /// Folder of the store [default: /var/lib/kube-apiserver].
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -188,8 +201,12 @@ pub struct Config {
     pub audit: AuditConfig,
     /// Extension API servers and front proxies.
     pub aggregation: AggregationConfig,
+    /// Requests at once.
+    pub flow: flowcontrol::Limits,
     /// Where objects are kept.
     pub storage: Storage,
+    /// How long the server serves on, unready, when it is to stop.
+    pub delay: Duration,
     /// How long connections may take to finish when the server stops.
     pub drain: Duration,
 }
@@ -278,6 +295,12 @@ impl Config {
                 s.admission_control_config_file.as_deref(),
             )?,
             audit: AuditConfig::new(&s.audit)?,
+            flow: flowcontrol::Limits {
+                reads: s.max_requests_inflight.unwrap_or(400),
+                writes: s.max_mutating_requests_inflight.unwrap_or(200),
+                fair: s.enable_priority_and_fairness.unwrap_or(true),
+            },
+            delay: Duration::from_secs(s.shutdown_delay_duration.unwrap_or(0)),
             storage: Storage::Raft {
                 data_dir: s.data_dir.unwrap_or_else(|| "/var/lib/kube-apiserver".into()),
                 this,
@@ -317,6 +340,12 @@ impl Settings {
             authentication: self.authentication.over(file.authentication),
             encryption: self.encryption.over(file.encryption),
             aggregation: self.aggregation.over(file.aggregation),
+            max_requests_inflight: self.max_requests_inflight.or(file.max_requests_inflight),
+            max_mutating_requests_inflight: self
+                .max_mutating_requests_inflight
+                .or(file.max_mutating_requests_inflight),
+            enable_priority_and_fairness: self.enable_priority_and_fairness.or(file.enable_priority_and_fairness),
+            shutdown_delay_duration: self.shutdown_delay_duration.or(file.shutdown_delay_duration),
             data_dir: self.data_dir.or(file.data_dir),
             raft_id: self.raft_id.or(file.raft_id),
             raft_name: self.raft_name.or(file.raft_name),

@@ -14,6 +14,7 @@ mod bootstrap;
 pub mod config;
 pub mod discovery;
 pub mod encryption;
+pub mod flowcontrol;
 pub mod grpc;
 pub mod http;
 pub mod kinds;
@@ -54,6 +55,7 @@ use config::security::duration;
 use config::{Config, Storage};
 use encryption::Keys;
 use encryption::config::Source;
+use flowcontrol::FlowControl;
 use http::metrics::Metrics;
 use http::stack::{serve, stack};
 use outgoing::Outgoing;
@@ -122,7 +124,10 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
         }),
         catalog,
     ));
-    let mut routes = Routes::new(grpc::service(registry.clone(), shutdown.clone()));
+    // Requested after `shutdown`: the server is unready first, then connections are asked to leave.
+    let leaving = Shutdown::new();
+    let flow = Arc::new(FlowControl::new(config.flow, &metrics.registry)?);
+    let mut routes = Routes::new(grpc::service(registry.clone(), leaving.clone()));
     if let Some(raft) = &raft {
         routes = routes.add_service(raft.service());
     }
@@ -135,9 +140,10 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
         started: started.clone(),
         health: health(raft.clone(), started, kms),
         metrics,
+        flow: flow.clone(),
         documents: discovery::openapi::Documents::default(),
         grpc: routes.prepare(),
-        shutdown: shutdown.clone(),
+        shutdown: leaving.clone(),
         address: config.advertise.to_string(),
         proxied: outgoing.direct(outgoing::tls::config(&Roots::Unchecked, None)?),
         outgoing,
@@ -154,7 +160,7 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
         listener,
         tls.config(&["h2", "http/1.1"])?,
         limits,
-        shutdown.clone(),
+        leaving.clone(),
         move |request| serve(chain.clone(), request),
     ));
 
@@ -164,7 +170,6 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
         why = failed(raft.as_deref()) => anyhow::bail!("the store has stopped: {why}"),
         () = shutdown.cancelled() => state.health.drain(),
     }
-    serving.await.context("serve")??;
     if state.started.load(Ordering::Relaxed) {
         let left = tokio::time::timeout(LEAVE, bootstrap::leave(&registry, &config)).await;
         tracing::info!(
@@ -172,6 +177,9 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
             "left the endpoints of the kubernetes service"
         );
     }
+    tokio::time::sleep(config.delay).await;
+    leaving.request();
+    serving.await.context("serve")??;
     if let Some(raft) = raft {
         raft.shutdown().await;
     }
@@ -229,6 +237,15 @@ async fn start(
     ));
     tokio::spawn(admission::policy::type_check::keep(registry.clone(), shutdown.clone()));
     tokio::spawn(count_objects(state.clone(), shutdown.clone()));
+    if state.flow.is_fair() {
+        let (flow, registry) = (state.flow.clone(), registry.clone());
+        tokio::spawn(flowcontrol::controller::run(
+            flow,
+            registry,
+            config.clone(),
+            shutdown.clone(),
+        ));
+    }
 }
 
 /// Waits for the store to stop by itself.

@@ -16,6 +16,7 @@ use tonic::{Code, Request, Response, Status};
 mod watch;
 
 use crate::audit::{self, policy::Level};
+use crate::flowcontrol;
 use crate::http::body;
 use crate::registry::access::{Attributes, UserInfo};
 use crate::registry::decode::{self, Expected};
@@ -116,6 +117,7 @@ fn selecting(attributes: Attributes, fields: &str, labels: &str) -> Attributes {
 impl ClusterService {
     async fn access(&self, user: Arc<UserInfo>, attributes: Attributes) -> Result<Access, Error> {
         audit::describe(&attributes);
+        flowcontrol::call::enter(&user, &attributes).await?;
         let access = self.registry.authorize(user, attributes).await?;
         let a = &access.attributes;
         if access.kind.info.namespaced && a.namespace.is_empty() && !matches!(a.verb.as_str(), "list" | "watch") {

@@ -191,7 +191,7 @@ pub async fn logs(state: &State, access: &Access, info: &RequestInfo) -> Result<
         .await
         .map_err(|status| node_error(&node, &status))?
         .into_inner();
-    let gauge = state.metrics.long_running(info);
+    let gauge = state.metrics.long_running(&state.registry, info);
     let chunks = replies.map(move |reply| {
         let _counted = &gauge;
         reply.map(|LogsReply { data }| data).map_err(BodyError::from)

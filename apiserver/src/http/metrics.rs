@@ -188,9 +188,15 @@ impl Metrics {
             .observe(start.elapsed().as_secs_f64());
     }
 
+    /// Objects of a resource that is served, when last counted.
+    pub fn count(&self, resource: &api::GroupResource) -> u64 {
+        let gauge = self.objects.with_label_values(&[&resource.to_string()]);
+        u64::try_from(gauge.get()).unwrap_or(0)
+    }
+
     /// Counts a long-running request until the guard is dropped.
-    pub fn long_running(&self, info: &RequestInfo) -> GaugeGuard {
-        let [verb, _, group, version, resource, subresource, scope, component] = labels(info);
+    pub fn long_running(&self, served: &registry::Registry, info: &RequestInfo) -> GaugeGuard {
+        let [verb, _, group, version, resource, subresource, scope, component] = labels(served, info);
         GaugeGuard::new(self.long_running.with_label_values(&[
             verb,
             group,
@@ -236,7 +242,7 @@ pub async fn measure(state: Arc<State>, request: Request, next: Next) -> Result<
         Ok(response) => response.status().as_u16(),
         Err(error) => error.code,
     };
-    let [verb, dry_run, group, version, resource, subresource, scope, component] = labels(&info);
+    let [verb, dry_run, group, version, resource, subresource, scope, component] = labels(&state.registry, &info);
     let mut text = [0u8; 3];
     let code = digits(code, &mut text);
     state
@@ -358,7 +364,7 @@ fn digits(code: u16, text: &mut [u8; 3]) -> &str {
 }
 
 /// Only words that the server knows become labels: clients cannot make new series.
-fn labels(info: &RequestInfo) -> [&str; 8] {
+fn labels<'a>(served: &registry::Registry, info: &'a RequestInfo) -> [&'a str; 8] {
     let a = &info.attributes;
     let verb = match a.verb.as_str() {
         "get" => "GET",
@@ -372,7 +378,7 @@ fn labels(info: &RequestInfo) -> [&str; 8] {
         _ => "OTHER",
     };
     let dry_run = if info.query.get("dryRun") == "All" { "All" } else { "" };
-    let Some(kind) = registry::find(&a.group, &a.version, &a.resource) else {
+    let Some(kind) = served.find(&a.group, &a.version, &a.resource) else {
         return [verb, dry_run, "", "", "", "", "", "apiserver"];
     };
     let subresource = kind
@@ -390,9 +396,9 @@ fn labels(info: &RequestInfo) -> [&str; 8] {
     [
         verb,
         dry_run,
-        &kind.info.group,
-        &kind.info.version,
-        &kind.info.resource,
+        &a.group,
+        &a.version,
+        &a.resource,
         subresource,
         scope,
         "apiserver",

@@ -12,6 +12,7 @@ pub mod authn;
 pub mod authz;
 pub mod body;
 pub mod errors;
+mod flow;
 pub mod guard;
 pub mod layer;
 mod list;
@@ -33,6 +34,7 @@ use crate::aggregation::Aggregator;
 use crate::audit::Auditor;
 use crate::authn::service_account::Tokens;
 use crate::discovery::openapi::Documents;
+use crate::flowcontrol::FlowControl;
 use crate::outgoing::{Caller, Outgoing};
 use crate::registry::Registry;
 use crate::registry::access::Authenticator;
@@ -51,6 +53,8 @@ pub struct State {
     pub health: Health,
     /// `/metrics`.
     pub metrics: metrics::Metrics,
+    /// Whose turn it is.
+    pub flow: Arc<FlowControl>,
     /// OpenAPI, made when asked for.
     pub documents: Documents,
     /// gRPC services on the same port.

@@ -228,7 +228,7 @@ impl Call {
         };
         query.integer("limit")?;
         let timeout = query.integer("timeoutSeconds")?;
-        let gauge = state.metrics.long_running(&self.info);
+        let gauge = state.metrics.long_running(&state.registry, &self.info);
         let running = match state.registry.watch(&self.access, &options).await {
             Ok(running) => running,
             // What is wrong with the revision is told in the stream.

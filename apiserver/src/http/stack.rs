@@ -8,7 +8,7 @@ use tower::{ServiceBuilder, ServiceExt, service_fn};
 
 use super::body::{Request, Response, failure};
 use super::layer::{Next, layer};
-use super::{State, audit, authn, authz, errors, guard, metrics, router, timeout};
+use super::{State, audit, authn, authz, errors, flow, guard, metrics, router, timeout};
 
 /// Builds the chain.
 pub fn stack(state: &Arc<State>) -> Next {
@@ -30,6 +30,8 @@ pub fn stack(state: &Arc<State>) -> Next {
         .layer(layer(state, authn::authenticate))
         // As whom.
         .layer(layer(state, authn::act_as))
+        // When it is their turn; gRPC calls take it in their handlers, where the resource is known.
+        .layer(layer(state, flow::queue))
         // Whether they may; gRPC calls are authorized in their handlers, where the resource is known.
         .layer(layer(state, authz::authorize))
         .service(service_fn(move |request: Request| {

@@ -12,7 +12,7 @@ use super::layer::Next;
 use super::router::info;
 
 /// Upstream's `--request-timeout`.
-const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// 504 after [`LIMIT`].
 pub async fn limit(_: Arc<State>, request: Request, next: Next) -> Result<Response, Error> {

@@ -90,7 +90,7 @@ pub async fn forward(
     let backend = hyper::upgrade::on(&mut answer);
     let (state, info) = (state.clone(), info.clone());
     tokio::spawn(async move {
-        let _counted = state.metrics.long_running(&info);
+        let _counted = state.metrics.long_running(&state.registry, &info);
         let splice = async {
             let (client, backend) = tokio::try_join!(client, backend)?;
             let copied = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(backend)).await;
@@ -184,7 +184,9 @@ fn pass_back(
     remove_hop_by_hop(&mut parts.headers);
     let mut response = http::Response::new(());
     *response.status_mut() = parts.status;
-    let guard = info.is_long_running().then(|| state.metrics.long_running(info));
+    let guard = info
+        .is_long_running()
+        .then(|| state.metrics.long_running(&state.registry, info));
     let until = state.shutdown.token().cancelled_owned();
     let frames = TryStreamExt::map_err(BodyStream::new(body), BodyError::from).map(move |frame| {
         let _counted = &guard;

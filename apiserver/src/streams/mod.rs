@@ -107,7 +107,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     tokio::spawn(async move {
-        let _counted = state.metrics.long_running(&info);
+        let _counted = state.metrics.long_running(&state.registry, &info);
         let run = async {
             match upgrade.await {
                 Ok(connection) => serve(TokioIo::new(connection)).await,

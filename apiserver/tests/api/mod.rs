@@ -7,6 +7,7 @@ mod audit;
 mod authn;
 mod custom;
 mod discovery;
+mod flow;
 mod http;
 mod kinds;
 mod policies;

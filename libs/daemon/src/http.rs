@@ -14,6 +14,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use nix::sys::socket::{setsockopt, sockopt};
 use prometheus::Registry;
 use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
@@ -40,8 +41,11 @@ pub struct Peer {
 pub struct Limits {
     /// Connections at once; more wait in the kernel's backlog.
     pub connections: usize,
-    /// Time for a TLS handshake, and for the headers of an HTTP/1 request.
+    /// Time for a TLS handshake.
     pub handshake: Duration,
+    /// Time until the headers of an HTTP/1 connection's next request are there. Clients keep connections for later and find it out too late
+    /// when the server does not: upstream's time for idle connections.
+    pub idle: Duration,
     /// HTTP/2 streams at once on one connection.
     pub streams: u32,
     /// Bytes of a request's headers.
@@ -55,6 +59,7 @@ impl Default for Limits {
         Self {
             connections: 20_000,
             handshake: Duration::from_secs(10),
+            idle: Duration::from_secs(90),
             streams: 250,
             headers: 1 << 20,
             drain: Duration::from_secs(10),
@@ -127,8 +132,9 @@ async fn connection<S, F, B>(
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    // Small answers leave at once.
-    let _ = stream.set_nodelay(true);
+    if let Err(error) = prepare(&stream) {
+        return tracing::debug!(%address, %error, "connection lost before it began");
+    }
     let stream = match tokio::time::timeout(limits.handshake, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%address, %error, "TLS handshake failed"),
@@ -161,7 +167,7 @@ async fn connection<S, F, B>(
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder
             .timer(TokioTimer::new())
-            .header_read_timeout(limits.handshake)
+            .header_read_timeout(limits.idle)
             .max_buf_size(limits.headers as usize);
         let connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
         drive(connection, Future::poll, &shutdown, |connection| {
@@ -172,6 +178,16 @@ async fn connection<S, F, B>(
     if let Err(error) = outcome {
         tracing::debug!(%address, %error, "connection ended");
     }
+}
+
+/// Small answers leave at once, and a peer that is gone without a word is found out.
+fn prepare(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &30)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &15)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &4)?;
+    Ok(())
 }
 
 /// Runs a connection to its end; on shutdown asks it once to leave.
