@@ -54,7 +54,7 @@ pub fn start(setup: &mut Setup) {
     let (pods, claims, services) = (queue.clone(), queue.clone(), queue.clone());
     let (late_pods, late_claims, late_services) = (late.clone(), late.clone(), late.clone());
     setup.informers.pods.on_event(move |event| {
-        if gives_back(event, |pod| crate::pods::is_terminated(pod)) {
+        if gives_back(event, crate::pods::is_terminated) {
             wake(&pods, &late_pods, event.object().namespace());
         }
     });

@@ -147,6 +147,8 @@ impl Files<'_> {
             flag("allocate-node-cidrs", "true"),
             flag("service-cluster-ip-range", SERVICE_CIDR),
             flag("root-ca-file", self.pki("ca.crt")),
+            flag("cluster-signing-cert-file", self.cluster.pki().join("ca.crt")),
+            flag("cluster-signing-key-file", self.cluster.pki().join("ca.key")),
         ]);
         Ok(arguments)
     }
