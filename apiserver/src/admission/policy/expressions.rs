@@ -17,7 +17,7 @@ pub const BUDGET: u64 = 10_000_000;
 /// Cost of all match conditions of a webhook or policy together.
 pub const CONDITIONS_BUDGET: u64 = 2_500_000;
 /// Height of all variables' trees that are evaluated inside of each other: it bounds the stack.
-const MAX_HEIGHT: usize = 300;
+const MAX_HEIGHT: usize = 128;
 
 const OUT_OF_BUDGET: &str =
     "validation failed due to running out of cost budget, no further validation rules will be run";
