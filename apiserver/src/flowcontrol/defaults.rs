@@ -133,14 +133,14 @@ pub fn flow_schemas() -> Vec<Value> {
             "workload-high",
             800,
             "ByNamespace",
-            all_of(&[manager.clone()]),
+            all_of(std::slice::from_ref(&manager)),
         ),
         schema(
             "kube-scheduler",
             "workload-high",
             800,
             "ByNamespace",
-            all_of(&[scheduler.clone()]),
+            all_of(std::slice::from_ref(&scheduler)),
         ),
         schema(
             "kube-system-service-accounts",

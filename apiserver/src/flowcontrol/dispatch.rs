@@ -83,9 +83,9 @@ struct Running {
     since: f64,
 }
 
-impl Dispatcher {
+impl Default for Dispatcher {
     /// Without seats until [`Dispatcher::configure`] gives it some.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self {
             policy: Policy::Reject,
             limit: 0,
@@ -99,7 +99,9 @@ impl Dispatcher {
             looked: 0.0,
         }
     }
+}
 
+impl Dispatcher {
     /// Other rules from now on. Answers who begins.
     pub fn configure(&mut self, policy: Policy, limit: u32, now: f64) -> Vec<Id> {
         self.policy = policy;
@@ -279,7 +281,7 @@ mod tests {
     };
 
     fn level(policy: Policy, limit: u32) -> Dispatcher {
-        let mut level = Dispatcher::new();
+        let mut level = Dispatcher::default();
         assert!(level.configure(policy, limit, 0.0).is_empty());
         level
     }

@@ -33,7 +33,7 @@ struct State {
 impl Default for Level {
     fn default() -> Self {
         let state = State {
-            dispatcher: Dispatcher::new(),
+            dispatcher: Dispatcher::default(),
             waiting: HashMap::new(),
             bounds: Bounds {
                 nominal: 0,
