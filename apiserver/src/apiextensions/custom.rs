@@ -188,7 +188,7 @@ impl Custom {
             faults = validate::validate("", status, old.get("status"), schema);
             for fault in &mut faults {
                 fault.field = match fault.field.as_str() {
-                    "<nil>" => "status".to_owned(),
+                    validate::NOWHERE => "status".to_owned(),
                     field => format!("status.{field}"),
                 };
             }
@@ -217,7 +217,7 @@ impl Custom {
             return faults.extend(rules.validate(object, old));
         }
         let why = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
-        faults.push(FieldError::invalid("<nil>", Value::Null, why));
+        faults.push(FieldError::invalid(validate::NOWHERE, "null", why));
     }
 
     fn scale_faults(&self, object: &Value) -> Vec<FieldError> {

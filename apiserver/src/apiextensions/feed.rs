@@ -178,6 +178,9 @@ impl Feed {
                 self.clean(&key);
                 continue;
             }
+            if status::is_settled(&known.value) {
+                continue;
+            }
             let group = known.value.pointer("/spec/group");
             let others: Vec<&Known> = self
                 .known

@@ -38,6 +38,17 @@ impl<'a> Used<'a> {
     }
 }
 
+/// Whether a definition has all the names it wants and is established, as most have most of the time.
+pub fn is_settled(crd: &Value) -> bool {
+    use super::definition::condition;
+    let (wanted, accepted) = (crd.pointer("/spec/names"), crd.pointer("/status/acceptedNames"));
+    let group = crd.pointer("/spec/group").and_then(Value::as_str).unwrap_or("");
+    wanted == accepted
+        && condition(crd, "NamesAccepted") == Some("True")
+        && condition(crd, "Established") == Some("True")
+        && !is_protected(group)
+}
+
 /// The definition with the status it ought to have, given the other definitions of its group; `None` if it has that already.
 pub fn settle(crd: &Value, others: &[&Value], now: Timestamp) -> Option<Value> {
     let mut new = crd.clone();
@@ -250,6 +261,7 @@ mod tests {
         assert_eq!(condition(&settled, "Established"), Some("True"));
         assert_eq!(settled["status"]["acceptedNames"]["shortNames"], json!(["f"]));
         assert!(settle(&settled, &[], now()).is_none(), "settled once and for all");
+        assert!(is_settled(&settled) && !is_settled(&crd("foos", "Foo", &["f"])));
     }
 
     #[test]

@@ -98,10 +98,8 @@ pub fn unknown_fields(expected: Expected<'_>, value: &Value) -> Vec<String> {
 /// Nothing but the body itself tells what it is; what it says has to be right.
 fn check_custom_type(expected: Expected<'_>, custom: &Custom, value: &Value) -> Result<(), Error> {
     let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or("");
-    for (field, name) in [("kind", "Kind"), ("apiVersion", "apiVersion")] {
-        if text(field).is_empty() {
-            return Err(Error::bad_request(format!("Object '{name}' is missing in '{value}'")));
-        }
+    if text("kind").is_empty() {
+        return Err(Error::bad_request(format!("Object 'Kind' is missing in '{value}'")));
     }
     if text("apiVersion") != expected.api_version {
         return Err(Error::bad_request(format!(
@@ -144,6 +142,7 @@ pub fn normalized(expected: Expected<'_>, value: &Value) -> Result<Value, codec:
     if let Some(custom) = expected.custom {
         let mut object = value.clone();
         custom.normalize(&mut object)?;
+        set_type(expected, &mut object);
         return Ok(object);
     }
     let message = codec::value_to_proto(expected.message, value)?;
@@ -164,11 +163,15 @@ pub fn from_message(expected: Expected<'_>, message: &[u8]) -> Result<Value, Err
 /// The object with its type.
 fn typed(expected: Expected<'_>, message: &[u8]) -> Result<Value, codec::Error> {
     let mut value = codec::proto_to_value(expected.message, message)?;
-    if let Some(map) = value.as_object_mut() {
+    set_type(expected, &mut value);
+    Ok(value)
+}
+
+fn set_type(expected: Expected<'_>, object: &mut Value) {
+    if let Some(map) = object.as_object_mut() {
         map.insert("apiVersion".into(), expected.api_version.into());
         map.insert("kind".into(), expected.kind.into());
     }
-    Ok(value)
 }
 
 /// The body's own word about its type may be missing, but not wrong.

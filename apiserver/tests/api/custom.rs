@@ -7,6 +7,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
+use super::tls_server;
 use crate::{Client, Server};
 
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
@@ -621,5 +622,177 @@ async fn rules_are_checked_with_the_definition_and_with_every_object() {
     )
     .await;
     assert_eq!(code, StatusCode::OK);
+    server.stop().await;
+}
+
+/// A webhook between v1 (`spec.color`) and v2 (`spec.paint`).
+fn convert(asked: &[u8]) -> Value {
+    let review: Value = serde_json::from_slice(asked).unwrap();
+    let request = &review["request"];
+    let to = request["desiredAPIVersion"].as_str().unwrap();
+    let (from, into) = match to {
+        "a.example/v2" => ("color", "paint"),
+        _ => ("paint", "color"),
+    };
+    let objects = request["objects"].as_array().unwrap().iter().cloned();
+    let converted: Vec<Value> = objects
+        .map(|mut object| {
+            object["apiVersion"] = to.into();
+            if let Some(value) = object["spec"].as_object_mut().unwrap().remove(from) {
+                object["spec"][into] = value;
+            }
+            object["metadata"]["annotations"]["a.example/converted"] = to.into();
+            object
+        })
+        .collect();
+    json!({"apiVersion": review["apiVersion"], "kind": "ConversionReview",
+        "response": {"uid": request["uid"], "result": {"status": "Success"}, "convertedObjects": converted}})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_converts_between_versions() {
+    let (server, admin) = Server::start().await;
+    let hook = tls_server::serve(&["localhost", "127.0.0.1"], |asked| {
+        (StatusCode::OK, Vec::new(), convert(&asked.body).to_string().into())
+    })
+    .await;
+    let mut crd = crd();
+    let mut v2 = crd["spec"]["versions"][0].clone();
+    v2["name"] = "v2".into();
+    v2["storage"] = false.into();
+    v2["selectableFields"] = json!([{"jsonPath": ".spec.paint"}]);
+    v2["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"] =
+        json!({"paint": {"type": "string"}, "replicas": {"type": "integer"}});
+    crd["spec"]["versions"].as_array_mut().unwrap().push(v2);
+    crd["spec"]["conversion"] = json!({"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"],
+        "clientConfig": {"url": format!("https://localhost:{}/convert", hook.address.port()), "caBundle": hook.bundle}}});
+    establish(&admin, crd).await;
+
+    let foos2 = "/apis/a.example/v2/namespaces/default/foos";
+    let two =
+        json!({"apiVersion": "a.example/v2", "kind": "Foo", "metadata": {"name": "two"}, "spec": {"paint": "green"}});
+    let (code, made) = admin.create(foos2, two).await;
+    assert_eq!(
+        (code, &made["apiVersion"], &made["spec"]["paint"]),
+        (StatusCode::CREATED, &json!("a.example/v2"), &json!("green")),
+        "{made}"
+    );
+    let (_, stored) = admin.get(&format!("{FOOS}/two")).await;
+    assert_eq!(stored["spec"], json!({"color": "green"}), "{stored}");
+    let (code, _) = admin.create(FOOS, foo("one", json!({"color": "red"}))).await;
+    assert_eq!(code, StatusCode::CREATED);
+
+    let (_, list) = admin.get(foos2).await;
+    let paints: Vec<&str> = list["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|foo| foo["spec"]["paint"].as_str().unwrap())
+        .collect();
+    assert_eq!(paints, ["red", "green"]);
+    let (_, red) = admin.get(&format!("{foos2}?fieldSelector=spec.paint%3Dred")).await;
+    assert_eq!(
+        (
+            red["items"].as_array().unwrap().len(),
+            &red["items"][0]["metadata"]["name"]
+        ),
+        (1, &json!("one"))
+    );
+    let (code, now) = patch(
+        &admin,
+        &format!("{foos2}/one"),
+        "application/merge-patch+json",
+        json!({"spec": {"paint": "green"}}),
+    )
+    .await;
+    assert_eq!(
+        (code, &now["spec"]["paint"]),
+        (StatusCode::OK, &json!("green")),
+        "{now}"
+    );
+    let mut events = Events::watch(&admin, &format!("{foos2}?watch=true")).await;
+    for name in ["one", "two"] {
+        let event = events.next().await.unwrap();
+        assert_eq!(
+            (&event["object"]["metadata"]["name"], &event["object"]["spec"]["paint"]),
+            (&json!(name), &json!("green"))
+        );
+    }
+    patch(
+        &admin,
+        &format!("{FOOS}/one"),
+        "application/merge-patch+json",
+        json!({"spec": {"color": "red"}}),
+    )
+    .await;
+    assert_eq!(events.next().await.unwrap()["object"]["spec"]["paint"], "red");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_that_fails_is_told() {
+    let (server, admin) = Server::start().await;
+    let hook = tls_server::serve(&["localhost", "127.0.0.1"], |asked| {
+        let review: Value = serde_json::from_slice(&asked.body).unwrap();
+        let answer = json!({"apiVersion": review["apiVersion"], "kind": "ConversionReview", "response": {
+            "uid": review["request"]["uid"], "result": {"status": "Failed", "message": "no such paint"}}});
+        (StatusCode::OK, Vec::new(), answer.to_string().into())
+    })
+    .await;
+    let mut crd = crd();
+    let mut v2 = crd["spec"]["versions"][0].clone();
+    v2["name"] = "v2".into();
+    v2["storage"] = false.into();
+    crd["spec"]["versions"].as_array_mut().unwrap().push(v2);
+    crd["spec"]["conversion"] = json!({"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"],
+        "clientConfig": {"url": format!("https://localhost:{}/convert", hook.address.port()), "caBundle": hook.bundle}}});
+    establish(&admin, crd).await;
+    admin.create(FOOS, foo("one", json!({}))).await;
+    let (code, failed) = admin.get("/apis/a.example/v2/namespaces/default/foos/one").await;
+    assert_eq!(code, StatusCode::INTERNAL_SERVER_ERROR);
+    let message = failed["message"].as_str().unwrap();
+    assert!(
+        message.ends_with("conversion webhook for a.example/v1, Kind=Foo failed: no such paint"),
+        "{message}"
+    );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_and_metadata_know_custom_kinds() {
+    let (server, admin) = Server::start().await;
+    establish(&admin, crd()).await;
+    admin.create(FOOS, foo("one", json!({}))).await;
+    let (code, document) = admin.get("/openapi/v3/apis/a.example/v1").await;
+    assert_eq!(code, StatusCode::OK);
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    let foo = schemas.get("example.a.v1.Foo").expect("a schema");
+    assert_eq!(foo["properties"]["spec"]["properties"]["replicas"]["default"], 1);
+    assert!(document["paths"]["/apis/a.example/v1/namespaces/{namespace}/foos/{name}/scale"].is_object());
+
+    let as_admin = server.dir.path().join("admin");
+    let accept = [(
+        "accept",
+        "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io",
+    )];
+    let answer = super::http::send(&server, Some(&as_admin), Method::GET, FOOS, &accept, Value::Null).await;
+    assert_eq!(
+        (&answer.body["kind"], &answer.body["items"][0]["metadata"]["name"]),
+        (&json!("PartialObjectMetadataList"), &json!("one"))
+    );
+
+    let resource = proto::cluster::Resource {
+        group: "a.example".into(),
+        version: "v1".into(),
+        resource: "foos".into(),
+    };
+    let get = proto::cluster::GetRequest {
+        resource: Some(resource),
+        namespace: "default".into(),
+        name: "one".into(),
+        ..Default::default()
+    };
+    let object = admin.grpc().get(get).await.unwrap().into_inner().object;
+    assert_eq!(api::codec::object_meta(&object).unwrap().name.as_deref(), Some("one"));
     server.stop().await;
 }

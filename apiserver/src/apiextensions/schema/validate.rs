@@ -10,6 +10,8 @@ use super::{Additional, Bound, Checks, ListType, Schema, Type, format};
 
 /// More faults than this are not reported.
 const MOST: usize = 500;
+/// As upstream prints the path of nothing.
+pub const NOWHERE: &str = "<nil>";
 
 /// The faults of a value at a path (empty for a whole object); `old` is what was there before an update.
 pub fn validate(path: &str, value: &Value, old: Option<&Value>, schema: &Schema) -> Vec<FieldError> {
@@ -69,7 +71,7 @@ impl<'a> Path<'a> {
     /// As the path of a `FieldError`: upstream prints a path of nothing so.
     fn name(&self) -> String {
         match self.to_string() {
-            path if path.is_empty() => "<nil>".to_owned(),
+            path if path.is_empty() => NOWHERE.to_owned(),
             path => path,
         }
     }
@@ -116,14 +118,14 @@ fn check(path: &Path<'_>, value: &Value, old: Option<&Value>, schema: &Schema) -
             }
         }
         Value::Number(number) => check_number(path, value, number, &schema.checks, &mut found),
-        Value::Array(items) => check_items(path, value, items, old, schema, &mut found),
+        Value::Array(items) => check_items(path, items, old, schema, &mut found),
         _ => {}
     }
     if !schema.checks.allowed.is_empty() && !schema.checks.allowed.iter().any(|allowed| same(allowed, value)) {
         found.add(unsupported(path, value, &schema.checks.allowed));
     }
     if let Value::Object(members) = value {
-        check_members(path, value, members, old, schema, &mut found);
+        check_members(path, members, old, schema, &mut found);
     }
     // What was there before may stay.
     if !found.faults.is_empty() && old == Some(value) {
@@ -168,7 +170,8 @@ fn check_type(path: &Path<'_>, value: &Value, schema: &Schema, found: &mut Outco
 
 /// `allOf`, `anyOf`, `oneOf` and `not`.
 fn alternatives(path: &Path<'_>, value: &Value, old: Option<&Value>, checks: &Checks, found: &mut Outcome) {
-    let say = |why: String| FieldError::invalid(path.name(), "", format!("{:?} {why}", path.to_string()));
+    // Upstream keeps the path of these in the message only.
+    let say = |why: String| FieldError::invalid(NOWHERE, "", format!("{:?} {why}", path.to_string()));
     let try_all = |schemas: &[Schema]| -> Vec<Outcome> {
         let outcomes = schemas.iter().map(|schema| check(path, value, old, schema));
         outcomes.collect()
@@ -311,14 +314,7 @@ fn go_float(float: f64) -> String {
     format!("{digits}e{sign}{:02}", exponent.abs())
 }
 
-fn check_items(
-    path: &Path<'_>,
-    value: &Value,
-    items: &[Value],
-    old: Option<&Value>,
-    schema: &Schema,
-    found: &mut Outcome,
-) {
+fn check_items(path: &Path<'_>, items: &[Value], old: Option<&Value>, schema: &Schema, found: &mut Outcome) {
     if let Some(item) = &schema.items {
         let before = old.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         for (index, value) in items.iter().enumerate() {
@@ -333,7 +329,7 @@ fn check_items(
     if let Some(min) = schema.checks.min_items
         && count < min
     {
-        found.add(path.invalid(value, format_args!("should have at least {min} items")));
+        found.add(path.invalid(&count.into(), format_args!("should have at least {min} items")));
     }
     if let Some(max) = schema.checks.max_items
         && count > max
@@ -347,7 +343,7 @@ fn too_many(path: &Path<'_>, count: usize, max: u64) -> FieldError {
 }
 
 /// What an item was before an update.
-pub fn correlated<'a>(before: &'a [Value], index: usize, item: &Value, list_type: &ListType) -> Option<&'a Value> {
+fn correlated<'a>(before: &'a [Value], index: usize, item: &Value, list_type: &ListType) -> Option<&'a Value> {
     match list_type {
         ListType::Unset => before.get(index),
         ListType::Atomic | ListType::Set => None,
@@ -359,7 +355,6 @@ pub fn correlated<'a>(before: &'a [Value], index: usize, item: &Value, list_type
 
 fn check_members(
     path: &Path<'_>,
-    value: &Value,
     members: &serde_json::Map<String, Value>,
     old: Option<&Value>,
     schema: &Schema,
@@ -369,7 +364,7 @@ fn check_members(
     if let Some(min) = schema.checks.min_properties
         && count < min
     {
-        found.add(path.invalid(value, format_args!("should have at least {min} properties")));
+        found.add(path.invalid(&count.into(), format_args!("should have at least {min} properties")));
         return;
     }
     if let Some(max) = schema.checks.max_properties
@@ -508,7 +503,7 @@ mod tests {
             (
                 json!({"type": "array", "minItems": 1, "items": {"type": "string"}}),
                 json!([]),
-                "a: Invalid value: []: a in body should have at least 1 items",
+                "a: Invalid value: 0: a in body should have at least 1 items",
             ),
             (
                 json!({"type": "object", "required": ["b"]}),
@@ -518,7 +513,7 @@ mod tests {
             (
                 json!({"type": "object", "minProperties": 1}),
                 json!({}),
-                "a: Invalid value: {}: a in body should have at least 1 properties",
+                "a: Invalid value: 0: a in body should have at least 1 properties",
             ),
             (
                 json!({"type": "array", "items": {"type": "object", "additionalProperties": {"type": "string"}}}),
@@ -528,12 +523,12 @@ mod tests {
             (
                 json!({"type": "string", "not": {"enum": ["x"]}}),
                 json!("x"),
-                r#"a: Invalid value: "": "a" must not validate the schema (not)"#,
+                r#"<nil>: Invalid value: "": "a" must not validate the schema (not)"#,
             ),
             (
                 json!({"type": "string", "oneOf": [{"enum": ["x"]}, {"minLength": 1}]}),
                 json!("x"),
-                r#"a: Invalid value: "": "a" must validate one and only one schema (oneOf). Found 2 valid alternatives"#,
+                r#"<nil>: Invalid value: "": "a" must validate one and only one schema (oneOf). Found 2 valid alternatives"#,
             ),
         ] {
             assert_eq!(faults(of(property), json!({"a": value})), [expected]);

@@ -320,7 +320,7 @@ fn walk_defaults(field: &Field<'_>, schema: &Schema, errors: &mut Errors) {
         default::apply(&mut filled, schema);
         for mut fault in validate::validate("", &filled, None, schema) {
             fault.field = match fault.field.as_str() {
-                "<nil>" => given.to_string(),
+                validate::NOWHERE => given.to_string(),
                 path => format!("{given}.{path}"),
             };
             errors.push(fault);
