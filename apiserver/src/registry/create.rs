@@ -107,6 +107,7 @@ impl Registry {
         let access = renamed.as_ref().unwrap_or(access);
         kind.strategy.prepare_create(&cx, &mut object);
         let mut faults = meta::validate(&object, kind.info.namespaced, &*kind.strategy);
+        faults.extend(meta::unqualified_finalizers(&object, &kind.info));
         faults.extend(kind.strategy.validate(&cx, &object));
         if !faults.is_empty() {
             return Err(Error::invalid(&kind.group_kind(), &access.attributes.name, faults));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use api::resources::ResourceInfo;
 use api::{FieldError, names};
 use jiff::Timestamp;
 use rand::RngCore;
@@ -211,34 +212,18 @@ pub fn validate(object: &Value, namespaced: bool, strategy: &dyn Strategy) -> Ve
     }
     errors.extend(validate_maps(object));
     errors.extend(validate_references(object));
-    if strategy.custom().is_none() {
-        errors.extend(validate_finalizers(object));
-    }
+    errors.extend(validate_finalizers(object));
     errors
-}
-
-/// Those without a domain are Kubernetes' own, except on custom resources.
-fn validate_finalizers(object: &Value) -> Vec<FieldError> {
-    let own = |name: &str| matches!(name, "kubernetes" | "orphan" | "foregroundDeletion");
-    let all = finalizers(object).into_iter().enumerate();
-    all.filter(|(_, name)| !name.contains('/') && !own(name))
-        .map(|(index, name)| {
-            FieldError::invalid(
-                format!("metadata.finalizers[{index}]"),
-                name,
-                "name is neither a standard finalizer name nor is it fully qualified",
-            )
-        })
-        .collect()
 }
 
 /// Faults of a change of metadata.
 pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
-    let mut errors = validate_maps(new);
-    errors.extend(validate_references(new));
+    let mut errors = Vec::new();
     if is_deleting(old) {
         let before = finalizers(old);
-        let added: Vec<&str> = finalizers(new).into_iter().filter(|f| !before.contains(f)).collect();
+        let mut added: Vec<&str> = finalizers(new).into_iter().filter(|f| !before.contains(f)).collect();
+        added.sort_unstable();
+        added.dedup();
         if !added.is_empty() {
             let list = added.iter().map(|f| format!("{f:?}")).collect::<Vec<_>>().join(", ");
             errors.push(FieldError::forbidden(
@@ -266,86 +251,107 @@ pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
         let field = "metadata.deletionGracePeriodSeconds";
         errors.push(FieldError::invalid(field, grace(new), "field is immutable"));
     }
+    errors.extend(validate_maps(new));
+    errors.extend(validate_references(new));
     errors
 }
 
 fn validate_maps(object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let map = |field: &str| {
-        object
-            .pointer(&format!("/metadata/{field}"))
-            .and_then(Value::as_object)
-            .cloned()
-            .unwrap_or_default()
+    let entries = |field: &str| {
+        let map = object.get("metadata").and_then(|metadata| metadata.get(field));
+        map.and_then(Value::as_object).into_iter().flatten()
     };
-    for (key, value) in map("labels") {
-        errors.extend(
-            names::qualified_name(&key)
-                .into_iter()
-                .map(|why| FieldError::invalid("metadata.labels", key.as_str(), why)),
-        );
-        let value = value.as_str().unwrap_or("").to_owned();
-        errors.extend(
-            names::label_value(&value)
-                .into_iter()
-                .map(|why| FieldError::invalid("metadata.labels", value.as_str(), why)),
-        );
+    for (key, value) in entries("labels") {
+        let value = value.as_str().unwrap_or("");
+        let wrong_key = names::qualified_name(key).into_iter().map(|why| (key.as_str(), why));
+        let wrong_value = names::label_value(value).into_iter().map(|why| (value, why));
+        let faults = wrong_key.chain(wrong_value);
+        errors.extend(faults.map(|(shown, why)| FieldError::invalid("metadata.labels", shown, why)));
     }
-    let annotations = map("annotations");
     let mut size = 0;
-    for (key, value) in &annotations {
-        errors.extend(
-            names::qualified_name(&key.to_lowercase())
-                .into_iter()
-                .map(|why| FieldError::invalid("metadata.annotations", key.as_str(), why)),
-        );
+    for (key, value) in entries("annotations") {
+        let faults = names::qualified_name(&key.to_lowercase()).into_iter();
+        errors.extend(faults.map(|why| FieldError::invalid("metadata.annotations", key.as_str(), why)));
         size += key.len() + value.as_str().map_or(0, str::len);
     }
     if size > ANNOTATIONS_LIMIT {
         errors.push(FieldError::too_long("metadata.annotations", ANNOTATIONS_LIMIT));
     }
-    for finalizer in finalizers(object) {
-        errors.extend(
-            names::qualified_name(finalizer)
-                .into_iter()
-                .map(|why| FieldError::invalid("metadata.finalizers", finalizer, why)),
-        );
+    errors
+}
+
+fn validate_finalizers(object: &Value) -> Vec<FieldError> {
+    const FIELD: &str = "metadata.finalizers";
+    let mut errors = Vec::new();
+    let all = finalizers(object);
+    for finalizer in &all {
+        let faults = names::qualified_name(finalizer).into_iter();
+        errors.extend(faults.map(|why| FieldError::invalid(FIELD, *finalizer, why)));
+    }
+    if all.contains(&"orphan") && all.contains(&"foregroundDeletion") {
+        let why = "finalizer orphan and foregroundDeletion cannot be both set";
+        errors.push(FieldError::invalid(FIELD, all, why));
     }
     errors
 }
 
+/// Built-in kinds, save those of the API server's own extension, take only finalizers that say whose they are, or that Kubernetes knows.
+pub fn unqualified_finalizers(object: &Value, resource: &ResourceInfo) -> Vec<FieldError> {
+    const KNOWN: &[&str] = &["kubernetes", "orphan", "foregroundDeletion"];
+    const OTHERS: &[&str] = &[
+        "admissionregistration.k8s.io",
+        "apiextensions.k8s.io",
+        "apiregistration.k8s.io",
+    ];
+    if resource.is_custom() || OTHERS.contains(&&*resource.group) {
+        return Vec::new();
+    }
+    let all = finalizers(object).into_iter().enumerate();
+    let strange = all.filter(|(_, name)| !name.contains('/') && !KNOWN.contains(name));
+    let fault = |(index, name): (usize, &str)| {
+        let why = "name is neither a standard finalizer name nor is it fully qualified";
+        FieldError::invalid(format!("metadata.finalizers[{index}]"), name, why)
+    };
+    strange.map(fault).collect()
+}
+
 fn validate_references(object: &Value) -> Vec<FieldError> {
+    const FIELD: &str = "metadata.ownerReferences";
     let mut errors = Vec::new();
     let references = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-    let mut controllers = Vec::new();
-    for (index, reference) in references.into_iter().flatten().enumerate() {
-        let path = format!("metadata.ownerReferences[{index}]");
-        for (field, detail) in [
-            ("apiVersion", "version must not be empty"),
-            ("kind", "must not be empty"),
-            ("name", "must not be empty"),
-            ("uid", "must not be empty"),
+    let mut controller: Option<String> = None;
+    for reference in references.into_iter().flatten() {
+        let text = |field: &str| reference.get(field).and_then(Value::as_str).unwrap_or("");
+        // As upstream, the path does not say which one it is.
+        for (field, what) in [
+            ("apiVersion", "version"),
+            ("kind", "kind"),
+            ("name", "name"),
+            ("uid", "uid"),
         ] {
-            let value = reference.get(field).and_then(Value::as_str).unwrap_or("");
+            let value = text(field);
             if value.is_empty() {
-                errors.push(FieldError::invalid(format!("{path}.{field}"), value, detail));
+                let why = format!("{what} must not be empty");
+                errors.push(FieldError::invalid(format!("{FIELD}.{field}"), value, why));
             }
         }
-        if reference.get("controller").and_then(Value::as_bool) == Some(true) {
-            controllers.push(format!(
-                "{}/{}",
-                reference.get("kind").and_then(Value::as_str).unwrap_or(""),
-                reference.get("name").and_then(Value::as_str).unwrap_or("")
-            ));
+        if (text("apiVersion"), text("kind")) == ("v1", "Event") {
+            let why = "/v1, Kind=Event is disallowed from being an owner";
+            errors.push(FieldError::invalid(FIELD, reference.clone(), why));
         }
-    }
-    if let [first, second, ..] = controllers.as_slice() {
-        let references = object.pointer("/metadata/ownerReferences").cloned().unwrap_or_default();
-        errors.push(FieldError::invalid(
-            "metadata.ownerReferences",
-            references,
-            format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {second}"),
-        ));
+        if reference.get("controller").and_then(Value::as_bool) == Some(true) {
+            let name = format!("{}/{}", text("kind"), text("name"));
+            let Some(first) = &controller else {
+                controller = Some(name);
+                continue;
+            };
+            let all = object.pointer("/metadata/ownerReferences").cloned().unwrap_or_default();
+            let why = format!(
+                "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {name}"
+            );
+            errors.push(FieldError::invalid(FIELD, all, why));
+        }
     }
     errors
 }
@@ -356,6 +362,33 @@ mod tests {
 
     use super::*;
     use crate::registry::strategy::Generic;
+
+    fn info(resource: &str) -> &'static ResourceInfo {
+        api::resources::find("", "v1", resource).unwrap()
+    }
+
+    #[test]
+    fn finalizers_say_whose_they_are() {
+        let faults = |list: Value| -> Vec<String> {
+            let object = json!({"metadata": {"name": "a", "namespace": "b", "finalizers": list}});
+            let mut faults = validate(&object, true, &Generic { generation: false });
+            faults.extend(unqualified_finalizers(&object, info("pods")));
+            faults.iter().map(ToString::to_string).collect()
+        };
+        assert!(faults(json!(["example.com/x", "orphan", "kubernetes"])).is_empty());
+        assert_eq!(
+            faults(json!(["x"])),
+            [
+                "metadata.finalizers[0]: Invalid value: \"x\": name is neither a standard finalizer name nor is it fully qualified"
+            ]
+        );
+        assert_eq!(
+            faults(json!(["orphan", "foregroundDeletion"])),
+            [
+                "metadata.finalizers: Invalid value: [\"orphan\",\"foregroundDeletion\"]: finalizer orphan and foregroundDeletion cannot be both set"
+            ]
+        );
+    }
 
     #[test]
     fn bad_metadata_is_named_by_path() {
@@ -370,7 +403,7 @@ mod tests {
             [
                 "metadata.name",
                 "metadata.labels",
-                "metadata.ownerReferences[0].apiVersion"
+                "metadata.ownerReferences.apiVersion"
             ]
         );
     }

@@ -46,10 +46,23 @@ impl Patch {
     /// Parses the body; a JSON patch is parsed when it is applied.
     ///
     /// # Errors
-    /// 400 for a body that is not JSON.
+    /// 400 for a body that is no such patch.
     pub fn parse(kind: PatchType, body: &[u8]) -> Result<Self, Error> {
-        let (value, mut faults) =
-            codec::parse_json_strict(body).map_err(|error| Error::bad_request(error.to_string()))?;
+        let unreadable = |why: String| match kind {
+            PatchType::Strategic => Error::bad_request(why),
+            _ => Error::bad_request(format!("error decoding patch: {why}")),
+        };
+        let (value, mut faults) = codec::parse_json_strict(body).map_err(|error| unreadable(error.to_string()))?;
+        let (fits, go_type) = match kind {
+            PatchType::Json => (value.is_array(), "[]handlers.jsonPatchOp"),
+            PatchType::Merge | PatchType::Strategic => (value.is_object(), "map[string]interface {}"),
+        };
+        if !fits {
+            let found = json_type(&value);
+            return Err(unreadable(format!(
+                "json: cannot unmarshal {found} into Go value of type {go_type}"
+            )));
+        }
         if kind == PatchType::Json {
             faults = operation_faults(&value, &faults);
         }
@@ -111,6 +124,18 @@ impl Patch {
             return Err(blame(decode::strict_error(&faults, false)));
         }
         Ok((normal, faults))
+    }
+}
+
+/// A value's type as Go's messages name it.
+fn json_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
     }
 }
 

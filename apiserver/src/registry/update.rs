@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use api::{Error, FieldError};
+use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -173,6 +174,7 @@ impl Registry {
             // Once more: admission may not write what the caller may not.
             kind.strategy.prepare_update(&cx, &mut new, &old);
             let mut faults = meta::validate_update(&new, &old);
+            faults.extend(meta::unqualified_finalizers(&new, &kind.info));
             faults.extend(kind.strategy.validate_update(&cx, &new, &old));
             if !faults.is_empty() {
                 return Ok(Step::Refused(Error::invalid(
@@ -192,7 +194,12 @@ impl Registry {
             warnings.extend(request.take_warnings());
         }
         if meta::is_deleting(&new) && self.may_go(access, &new) {
-            return self.finish_deletion(access, &cx, current, &new, warnings).await;
+            let last = kind.encode(&new)?;
+            if options.dry_run {
+                return Ok(Step::done(imagined(access.key(), last, Some(current)), warnings));
+            }
+            let step = self.finish_deletion(access, &cx, current, &new, warnings).await?;
+            return Ok(step.showing(last));
         }
         if !options.applied && !same(&new, &old) {
             apply::track(access, Some(&old), &mut new, options, now);
@@ -260,6 +267,19 @@ pub(super) enum Step {
 }
 
 impl Step {
+    /// The answer to a write after which nothing kept the object: it as it was written, with the revision at which it went.
+    fn showing(self, value: Bytes) -> Self {
+        match self {
+            Self::Done(mut written) => {
+                let gone = &written.entry;
+                let value = api::codec::set_resource_version(&value, gone.revision).into();
+                written.entry = imagined(gone.key.to_string(), value, Some(gone));
+                Self::Done(written)
+            }
+            other => other,
+        }
+    }
+
     fn done(entry: Arc<Entry>, warnings: Vec<String>) -> Self {
         Self::Done(Box::new(Written {
             entry,

@@ -279,6 +279,24 @@ async fn patches_that_do_not_fit_are_refused() {
             "Operation cannot be fulfilled on configmaps \"one\": the object has been modified; please apply your changes to the latest version and try again",
         ),
         (
+            MERGE,
+            "{bad".into(),
+            400,
+            "error decoding patch: invalid character 'b' looking for beginning of object key string",
+        ),
+        (
+            MERGE,
+            "[]".into(),
+            400,
+            "error decoding patch: json: cannot unmarshal array into Go value of type map[string]interface {}",
+        ),
+        (
+            json_patch,
+            "{}".into(),
+            400,
+            "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp",
+        ),
+        (
             JSON,
             "{}".into(),
             415,
@@ -361,10 +379,14 @@ async fn a_deletion_takes_the_time_that_it_needs() {
                 &json!("object is being deleted: configmaps \"one\" already exists")
             )
         );
+        let free = r#"{"metadata":{"finalizers":null}}"#;
         let (code, _) = http
-            .write(Method::PATCH, &one, MERGE, r#"{"metadata":{"finalizers":null}}"#)
+            .write(Method::PATCH, &format!("{one}?dryRun=All"), MERGE, free)
             .await;
+        assert_eq!((code, http.read(&one).await.0), (200, 200));
+        let (code, last) = http.write(Method::PATCH, &one, MERGE, free).await;
         assert_eq!((code, http.read(&one).await.0), (200, 404));
+        assert_eq!(last["metadata"].get("finalizers"), None, "{last}");
     }
     let mut held = map("one");
     held["metadata"]["finalizers"] = json!(["example.com/hold"]);
