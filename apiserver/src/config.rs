@@ -11,7 +11,7 @@ use daemon::cli::LogOptions;
 use daemon::config::ConfigError;
 use daemon::tls::TlsFiles;
 use ipnet::Ipv4Net;
-use security::{AuditSettings, AuthenticationSettings, EncryptionSettings};
+use security::{AuditSettings, AuthenticationSettings, AuthorizationSettings, EncryptionSettings};
 use serde::Deserialize;
 
 use crate::admission::config::AdmissionConfig;
@@ -104,6 +104,9 @@ pub struct Settings {
     /// Authentication.
     #[command(flatten)]
     pub authentication: AuthenticationSettings,
+    /// Authorization.
+    #[command(flatten)]
+    pub authorization: AuthorizationSettings,
     /// Encryption at rest.
     #[command(flatten)]
     pub encryption: EncryptionSettings,
@@ -195,6 +198,8 @@ pub struct Config {
     pub admission: AdmissionConfig,
     /// Who may ask, and how they show it.
     pub authentication: AuthenticationSettings,
+    /// Who decides what they may do.
+    pub authorization: AuthorizationSettings,
     /// Encryption at rest; the key file is always named.
     pub encryption: EncryptionSettings,
     /// What is recorded, and where.
@@ -271,6 +276,7 @@ impl Config {
         Ok(Self {
             aggregation: AggregationConfig::new(&s.aggregation, &s.authentication)?,
             authentication: s.authentication,
+            authorization: s.authorization,
             encryption: EncryptionSettings {
                 encryption_key_file: key_file.or_else(|| Some(signing_key.with_file_name("encryption.key"))),
                 ..s.encryption
@@ -338,6 +344,7 @@ impl Settings {
                 .or(file.admission_control_config_file),
             audit: self.audit.over(file.audit),
             authentication: self.authentication.over(file.authentication),
+            authorization: self.authorization.over(file.authorization),
             encryption: self.encryption.over(file.encryption),
             aggregation: self.aggregation.over(file.aggregation),
             max_requests_inflight: self.max_requests_inflight.or(file.max_requests_inflight),

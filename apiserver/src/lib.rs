@@ -106,6 +106,7 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
     let authorizers = Authorizers::default();
     let outgoing = Outgoing::new(store.clone());
     let catalog = Arc::new(Catalog::new(outgoing.clone()));
+    authz::config::start(&config.authorization, &authorizers, &outgoing, &shutdown)?;
     let chain = token_chain(&config, &outgoing, tokens.clone(), &store, &shutdown)?;
     let admission = AdmissionContext {
         store: store.clone(),
@@ -135,7 +136,11 @@ pub async fn run(config: Config, listener: std::net::TcpListener, shutdown: Shut
     let aggregator = Arc::new(Aggregator::new(config.aggregation.clone(), outgoing.clone())?);
     let state = Arc::new(http::State {
         registry: registry.clone(),
-        authenticator: Arc::new(Authenticators::new(tls.clone(), chain, &config.authentication)?),
+        authenticator: Arc::new(Authenticators::new(
+            tls.clone(),
+            chain,
+            config.aggregation.request_header.as_ref(),
+        )?),
         auditor: config.audit.start(&outgoing, &metrics.registry, &shutdown)?,
         started: started.clone(),
         health: health(raft.clone(), started, kms),

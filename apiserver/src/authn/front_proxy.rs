@@ -16,7 +16,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::impersonate::unescape;
-use crate::config::security::AuthenticationSettings;
+use crate::aggregation::config::RequestHeader;
 use crate::registry::access::UserInfo;
 
 /// Which headers say what.
@@ -56,27 +56,22 @@ fn modified(path: &Path) -> Option<SystemTime> {
 }
 
 impl FrontProxy {
-    /// From the settings; `None` without an authority.
+    /// With this authority and these headers.
     ///
     /// # Errors
     /// When the authority's file cannot be used.
-    pub fn new(s: &AuthenticationSettings) -> Result<Option<FrontProxy>, ConfigError> {
-        let Some(authority) = s.requestheader_client_ca_file.clone() else {
-            return Ok(None);
-        };
-        let or = |given: &[String], usual: &str| match given {
-            [] => vec![usual.to_owned()],
-            given => given.iter().map(|name| name.to_ascii_lowercase()).collect(),
-        };
-        Ok(Some(FrontProxy {
+    pub fn new(config: &RequestHeader) -> Result<FrontProxy, ConfigError> {
+        let lower = |names: &[String]| names.iter().map(|name| name.to_ascii_lowercase()).collect();
+        let authority = config.client_ca_file.clone();
+        Ok(FrontProxy {
             verifier: Mutex::new((modified(&authority), load(&authority)?)),
             authority,
-            names: s.requestheader_allowed_names.clone(),
-            user: or(&s.requestheader_username_headers, "x-remote-user"),
-            uid: or(&s.requestheader_uid_headers, "x-remote-uid"),
-            group: or(&s.requestheader_group_headers, "x-remote-group"),
-            extra: or(&s.requestheader_extra_headers_prefix, "x-remote-extra-"),
-        }))
+            names: config.allowed_names.clone(),
+            user: lower(&config.username_headers),
+            uid: lower(&config.uid_headers),
+            group: lower(&config.group_headers),
+            extra: lower(&config.extra_prefixes),
+        })
     }
 
     /// Who asks through the proxy; `None` when the client is no proxy or names nobody.

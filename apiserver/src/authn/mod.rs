@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 
-use crate::config::security::AuthenticationSettings;
+use crate::aggregation::config::RequestHeader;
 use crate::registry::access::{Authenticator, Credentials, UserInfo};
 use front_proxy::FrontProxy;
 use tokens::{TokenChain, authenticated};
@@ -58,11 +58,11 @@ impl Authenticators {
     pub fn new(
         tls: Arc<ServerTls>,
         tokens: Arc<TokenChain>,
-        settings: &AuthenticationSettings,
+        front_proxies: Option<&RequestHeader>,
     ) -> Result<Authenticators, ConfigError> {
         Ok(Authenticators {
             tls,
-            front_proxy: FrontProxy::new(settings)?,
+            front_proxy: front_proxies.map(FrontProxy::new).transpose()?,
             tokens,
             verified: Mutex::default(),
         })

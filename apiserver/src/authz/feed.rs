@@ -16,10 +16,19 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 const RBAC: &str = "rbac.authorization.k8s.io/";
 const PODS: &str = "core/pods/";
-const CLAIMS: &str = "core/persistentvolumeclaims/";
+/// What the graph of nodes is made of.
+const GRAPH: [&str; 4] = [
+    PODS,
+    "core/persistentvolumeclaims/",
+    "core/persistentvolumes/",
+    "storage.k8s.io/volumeattachments/",
+];
 
 /// `spec` of pods and claims.
 const SPEC: u32 = 2;
+/// `status` of pods, and `status.resourceClaimStatuses` in it.
+const STATUS: u32 = 3;
+const CLAIM_STATUSES: u32 = 15;
 /// `spec.nodeName` of pods.
 const NODE_NAME: u32 = 10;
 
@@ -36,7 +45,12 @@ fn is_irrelevant(change: &Change) -> bool {
     let (Some(previous), Some(current)) = (change.previous(), change.current()) else {
         return false;
     };
-    !change.key().starts_with(RBAC) && wire::bytes(&previous.value, SPEC) == wire::bytes(&current.value, SPEC)
+    let claims = |entry: &Entry| {
+        wire::bytes(&entry.value, STATUS).and_then(|s| wire::bytes(s, CLAIM_STATUSES).map(<[u8]>::to_vec))
+    };
+    !change.key().starts_with(RBAC)
+        && wire::bytes(&previous.value, SPEC) == wire::bytes(&current.value, SPEC)
+        && (!change.key().starts_with(PODS) || claims(previous) == claims(current))
 }
 
 fn has_node(pod: &[u8]) -> bool {
@@ -96,12 +110,14 @@ pub async fn start(
         let (store, shutdown) = (nodes_store, nodes_shutdown);
         let mut after = pods;
         while !shutdown.token().is_cancelled() {
-            if let (Ok(pods), Ok(claims)) = (store.watch(PODS, after), store.watch(CLAIMS, after)) {
+            let watchers: Result<Vec<_>, _> = GRAPH.iter().map(|prefix| store.watch(prefix, after)).collect();
+            if let Ok(watchers) = watchers {
                 let apply = |u: Update<'_>| node.update(|graph| take_in(graph, &u));
-                tokio::select! {
-                    () = follow(pods, &shutdown, apply) => {}
-                    () = follow(claims, &shutdown, apply) => {}
-                }
+                let all = watchers
+                    .into_iter()
+                    .map(|watcher| Box::pin(follow(watcher, &shutdown, apply)));
+                // When one is lost, all begin again.
+                futures_util::future::select_all(all).await;
             }
             after = again(&shutdown, || fill_nodes(&*store, &node)).await;
         }
@@ -171,7 +187,7 @@ async fn fill_rbac(store: &dyn Store, rbac: &Rbac) -> Result<Revision, StoreErro
 async fn fill_nodes(store: &dyn Store, node: &Node) -> Result<Revision, StoreError> {
     let mut graph = Graph::default();
     let mut revision = Revision::MAX;
-    for prefix in [PODS, CLAIMS] {
+    for prefix in GRAPH {
         let listed = store
             .list(ListQuery {
                 prefix,
@@ -194,6 +210,8 @@ async fn fill_nodes(store: &dyn Store, node: &Node) -> Result<Revision, StoreErr
 fn take_in(graph: &mut Graph, update: &Update<'_>) {
     match update.resource {
         "pods" => graph.pod(update.namespace, update.name, update.object.as_ref()),
+        "persistentvolumes" => graph.volume(update.name, update.object.as_ref()),
+        "volumeattachments" => graph.attachment(update.name, update.object.as_ref()),
         _ => graph.claim(update.namespace, update.name, update.object.as_ref()),
     }
 }

@@ -25,6 +25,10 @@ pub struct Graph {
     counts: HashMap<String, HashMap<Object, usize>>,
     /// The volume that a claim is bound to.
     volumes: HashMap<(String, String), String>,
+    /// The Secrets that a volume needs, by namespace and name.
+    secrets: HashMap<String, BTreeSet<(String, String)>>,
+    /// The node of a VolumeAttachment.
+    attachments: HashMap<String, String>,
 }
 
 impl Graph {
@@ -39,7 +43,7 @@ impl Graph {
         if node.is_empty() {
             return;
         }
-        let objects = references(namespace, &pod["spec"]);
+        let objects = references(namespace, name, pod);
         let counts = self.counts.entry(node.clone()).or_default();
         for object in &objects {
             *counts.entry(object.clone()).or_default() += 1;
@@ -73,27 +77,88 @@ impl Graph {
         };
     }
 
+    /// Takes in a PersistentVolume or its removal.
+    pub fn volume(&mut self, name: &str, volume: Option<&Value>) {
+        let secrets = volume.map(secrets_of).unwrap_or_default();
+        match secrets.is_empty() {
+            true => self.secrets.remove(name),
+            false => self.secrets.insert(name.to_owned(), secrets),
+        };
+    }
+
+    /// Takes in a VolumeAttachment or its removal.
+    pub fn attachment(&mut self, name: &str, attachment: Option<&Value>) {
+        match attachment.map(|a| text(a, "/spec/nodeName")).filter(|n| !n.is_empty()) {
+            Some(node) => self.attachments.insert(name.to_owned(), node.to_owned()),
+            None => self.attachments.remove(name),
+        };
+    }
+
+    /// The volumes that pods of the node claim.
+    fn volumes_of<'a>(&'a self, counts: &'a HashMap<Object, usize>) -> impl Iterator<Item = &'a String> {
+        let claims = counts.keys().filter(|(r, _, _)| *r == "persistentvolumeclaims");
+        claims.filter_map(|(_, namespace, claim)| self.volumes.get(&(namespace.clone(), claim.clone())))
+    }
+
     /// Whether a pod of the node refers to the object.
     pub fn reaches(&self, node: &str, resource: &str, namespace: &str, name: &str) -> bool {
+        if resource == "volumeattachments" {
+            return self.attachments.get(name).is_some_and(|n| n == node);
+        }
         let Some(counts) = self.counts.get(node) else {
             return false;
         };
         if resource == "persistentvolumes" {
-            let claims = counts.keys().filter(|(r, _, _)| *r == "persistentvolumeclaims");
-            return claims.into_iter().any(|(_, ns, claim)| {
-                self.volumes
-                    .get(&(ns.clone(), claim.clone()))
-                    .is_some_and(|v| v == name)
-            });
+            return self.volumes_of(counts).any(|volume| volume == name);
         }
-        counts
-            .keys()
-            .any(|(r, ns, n)| *r == resource && ns == namespace && n == name)
+        let direct = |(r, ns, n): &Object| *r == resource && ns == namespace && n == name;
+        let through_volume = |volume: &String| {
+            let secrets = self.secrets.get(volume);
+            secrets.is_some_and(|s| s.contains(&(namespace.to_owned(), name.to_owned())))
+        };
+        counts.keys().any(direct) || resource == "secrets" && self.volumes_of(counts).any(through_volume)
     }
 }
 
-/// Secrets, ConfigMaps, claims and the service account that a pod's spec names.
-fn references(namespace: &str, spec: &Value) -> BTreeSet<Object> {
+/// The Secrets that a volume names. A reference without a namespace is to the claim's.
+fn secrets_of(volume: &Value) -> BTreeSet<(String, String)> {
+    let claimant = text(volume, "/spec/claimRef/namespace");
+    let mut out = BTreeSet::new();
+    for (source, name) in [
+        ("azureFile", "secretName"),
+        ("cephfs/secretRef", "name"),
+        ("rbd/secretRef", "name"),
+        ("iscsi/secretRef", "name"),
+        ("flexVolume/secretRef", "name"),
+        ("scaleIO/secretRef", "name"),
+        ("storageos/secretRef", "name"),
+        ("csi/nodePublishSecretRef", "name"),
+        ("csi/nodeStageSecretRef", "name"),
+        ("csi/nodeExpandSecretRef", "name"),
+    ] {
+        let Some(reference) = volume.pointer(&format!("/spec/{source}")) else {
+            continue;
+        };
+        let own = text(
+            reference,
+            if source == "azureFile" {
+                "/secretNamespace"
+            } else {
+                "/namespace"
+            },
+        );
+        let namespace = if own.is_empty() { claimant } else { own };
+        let name = text(reference, &format!("/{name}"));
+        if !name.is_empty() {
+            out.insert((namespace.to_owned(), name.to_owned()));
+        }
+    }
+    out
+}
+
+/// Secrets, ConfigMaps, claims and the service account that a pod names.
+fn references(namespace: &str, name: &str, pod: &Value) -> BTreeSet<Object> {
+    let spec = &pod["spec"];
     let mut out = BTreeSet::new();
     let mut add = |resource: &'static str, name: &str| {
         if !name.is_empty() {
@@ -117,6 +182,12 @@ fn references(namespace: &str, spec: &Value) -> BTreeSet<Object> {
             add("secrets", text(env, "/valueFrom/secretKeyRef/name"));
         }
     }
+    for claim in list(spec, "/resourceClaims")
+        .iter()
+        .chain(list(pod, "/status/resourceClaimStatuses"))
+    {
+        add("resourceclaims", text(claim, "/resourceClaimName"));
+    }
     for volume in list(spec, "/volumes") {
         add("secrets", text(volume, "/secret/secretName"));
         add("configmaps", text(volume, "/configMap/name"));
@@ -124,6 +195,9 @@ fn references(namespace: &str, spec: &Value) -> BTreeSet<Object> {
             "persistentvolumeclaims",
             text(volume, "/persistentVolumeClaim/claimName"),
         );
+        if volume.get("ephemeral").is_some() {
+            add("persistentvolumeclaims", &format!("{name}-{}", text(volume, "/name")));
+        }
         for pointer in [
             "/csi/nodePublishSecretRef/name",
             "/cephfs/secretRef/name",
@@ -180,7 +254,10 @@ impl Node {
     /// Decides at once.
     pub fn decide(&self, user: &UserInfo, a: &Attributes) -> Decision {
         let Some(node) = node_of(user) else {
-            return Decision::NoOpinion(String::new());
+            return match user.in_group("system:nodes") {
+                true => no(&format!("unknown node for user {:?}", user.name)),
+                false => Decision::NoOpinion(String::new()),
+            };
         };
         if !a.is_resource {
             return Decision::NoOpinion(String::new());
@@ -192,10 +269,12 @@ impl Node {
             ("", "persistentvolumeclaims", "status") => related(&["get", "update", "patch"]),
             ("", "persistentvolumes", "") => related(&["get"]),
             ("", "serviceaccounts", "token") => related(&["create"]),
+            ("", "serviceaccounts", "") => related(&["get"]),
+            ("storage.k8s.io", "volumeattachments", "") => related(&["get"]),
+            ("resource.k8s.io", "resourceclaims", "") => related(&["get"]),
             ("coordination.k8s.io", "leases", "") => own_lease(node, a),
-            ("storage.k8s.io", "csinodes", "") if !a.name.is_empty() && a.name != node => {
-                no("can only access CSINode with the same name as the requesting node")
-            }
+            ("storage.k8s.io", "csinodes", subresource) => own_csi_node(node, a, subresource),
+            ("resource.k8s.io", "resourceslices", subresource) => slices(node, a, subresource),
             _ if self.rules.iter().any(|rule| rule.allows(&action(a))) => allow(),
             _ => Decision::NoOpinion(String::new()),
         }
@@ -229,6 +308,33 @@ fn own_lease(node: &str, a: &Attributes) -> Decision {
     }
     if a.name != node && (a.verb != "create" || !a.name.is_empty()) {
         return no("can only access node lease with the same name as the requesting node");
+    }
+    allow()
+}
+
+fn own_csi_node(node: &str, a: &Attributes, subresource: &str) -> Decision {
+    if !subresource.is_empty() {
+        return no("cannot authorize CSINode subresources");
+    }
+    if !matches!(a.verb.as_str(), "get" | "create" | "update" | "patch" | "delete") {
+        return no("can only get, create, update, patch, or delete a CSINode");
+    }
+    if a.name != node && (a.verb != "create" || !a.name.is_empty()) {
+        return no("can only access CSINode with the same name as the requesting node");
+    }
+    allow()
+}
+
+/// Which slice is the node's own is seen by its selector, or by admission on writes.
+fn slices(node: &str, a: &Attributes, subresource: &str) -> Decision {
+    if !subresource.is_empty() {
+        return no("cannot authorize ResourceSlice subresources");
+    }
+    if matches!(a.verb.as_str(), "list" | "watch" | "deletecollection") {
+        let selector = api::fields::Selector::parse(&a.field_selector).unwrap_or_default();
+        if selector.exact("spec.nodeName") != Some(node) {
+            return no("can only list/watch/deletecollection resourceslices with nodeName field selector");
+        }
     }
     allow()
 }
@@ -297,6 +403,33 @@ mod tests {
             authorizer.decide(&UserInfo::anonymous(), &attributes("get", "nodes", "", "n1")),
             Decision::NoOpinion(String::new())
         );
+        authorizer.update(|g| {
+            g.volume("pv1", Some(&json!({"spec": {"claimRef": {"namespace": "dev"}, "csi": {"nodePublishSecretRef": {"name": "vs", "namespace": "dev"}}}})));
+            g.attachment("va", Some(&json!({"spec": {"nodeName": "n1"}})));
+        });
+        assert!(
+            allowed("n1", attributes("get", "secrets", "dev", "vs")),
+            "through the volume"
+        );
+        assert!(!allowed("n1", attributes("get", "secrets", "other", "vs")));
+        let storage = |verb: &str, resource: &str, name: &str| Attributes {
+            group: "storage.k8s.io".into(),
+            ..attributes(verb, resource, "", name)
+        };
+        assert!(allowed("n1", storage("get", "volumeattachments", "va")));
+        assert!(!allowed("n2", storage("get", "volumeattachments", "va")));
+        assert!(allowed("n1", storage("update", "csinodes", "n1")));
+        assert_eq!(
+            authorizer.decide(&user("n1"), &storage("list", "csinodes", "")),
+            Decision::NoOpinion("can only get, create, update, patch, or delete a CSINode".into())
+        );
+        let slices = |selector: &str| Attributes {
+            group: "resource.k8s.io".into(),
+            field_selector: selector.into(),
+            ..attributes("list", "resourceslices", "", "")
+        };
+        assert!(allowed("n1", slices("spec.nodeName=n1")));
+        assert!(!allowed("n1", slices("")) && !allowed("n1", slices("spec.nodeName=n2")));
         authorizer.update(|g| g.pod("dev", "p", None));
         assert!(!allowed("n1", attributes("get", "secrets", "dev", "s")));
         let lease = Attributes {

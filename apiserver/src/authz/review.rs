@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::rbac::Rbac;
 use super::rules::Rule;
+use super::selectors;
 use crate::kinds::field::{list, text};
 use crate::registry::access::{Attributes, Authorizer, Decision, UserInfo};
 
@@ -83,22 +84,56 @@ fn attributes(kind: &str, review: &Value) -> Result<Attributes, Error> {
                 "exactly one of nonResourceAttributes or resourceAttributes must be specified",
             ),
         )),
-        (Some(r), None) => Ok(Attributes {
-            is_resource: true,
-            verb: field(r, "verb"),
-            group: field(r, "group"),
-            version: field(r, "version"),
-            resource: field(r, "resource"),
-            subresource: field(r, "subresource"),
-            namespace: field(r, "namespace"),
-            name: field(r, "name"),
-            ..Attributes::default()
-        }),
+        (Some(r), None) => {
+            check_selector(kind, "fieldSelector", r)?;
+            check_selector(kind, "labelSelector", r)?;
+            Ok(Attributes {
+                field_selector: r.get("fieldSelector").map(selectors::field_text).unwrap_or_default(),
+                label_selector: r.get("labelSelector").map(selectors::label_text).unwrap_or_default(),
+                is_resource: true,
+                verb: field(r, "verb"),
+                group: field(r, "group"),
+                version: field(r, "version"),
+                resource: field(r, "resource"),
+                subresource: field(r, "subresource"),
+                namespace: field(r, "namespace"),
+                name: field(r, "name"),
+                ..Attributes::default()
+            })
+        }
         (None, Some(o)) => Ok(Attributes {
             verb: field(o, "verb"),
             path: field(o, "path"),
             ..Attributes::default()
         }),
+    }
+}
+
+/// A selector is given as text or as requirements.
+fn check_selector(kind: &str, field: &str, resource: &Value) -> Result<(), Error> {
+    let Some(selector) = resource.get(field).filter(|s| s.is_object()) else {
+        return Ok(());
+    };
+    let raw = text(selector, "/rawSelector");
+    let requirements = list(selector, "/requirements");
+    let path = format!("spec.resourceAttributes.{field}");
+    match (raw.is_empty(), requirements.is_empty()) {
+        (false, false) => Err(invalid(
+            kind,
+            FieldError::invalid(
+                format!("{path}.rawSelector"),
+                raw,
+                "may not specified at the same time as requirements",
+            ),
+        )),
+        (true, true) => Err(invalid(
+            kind,
+            FieldError::required(
+                format!("{path}.requirements"),
+                format!("when {path} is specified, requirements or rawSelector is required"),
+            ),
+        )),
+        _ => Ok(()),
     }
 }
 

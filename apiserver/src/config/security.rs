@@ -152,6 +152,38 @@ impl AuthenticationSettings {
     }
 }
 
+/// Section `authorization`.
+#[derive(Args, Deserialize, Debug, Default, Clone)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AuthorizationSettings {
+    /// Authorizers in the order in which they are asked, comma-separated: AlwaysAllow, AlwaysDeny, Node, RBAC, Webhook [default: Node,RBAC].
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub authorization_mode: Vec<String>,
+    /// AuthorizationConfiguration: authorizers with their settings, instead of the other flags; read again when it changes.
+    #[arg(long, value_name = "FILE")]
+    pub authorization_config: Option<PathBuf>,
+    /// Kubeconfig of the server that the mode Webhook asks.
+    #[arg(long, value_name = "FILE")]
+    pub authorization_webhook_config_file: Option<PathBuf>,
+    /// Version of the SubjectAccessReviews sent to it, v1 or v1beta1 [default: v1beta1].
+    #[arg(long, value_name = "VERSION")]
+    pub authorization_webhook_version: Option<String>,
+    /// How long its yes is believed [default: 5m].
+    #[arg(long, value_name = "DURATION")]
+    pub authorization_webhook_cache_authorized_ttl: Option<String>,
+    /// How long its no is believed [default: 30s].
+    #[arg(long, value_name = "DURATION")]
+    pub authorization_webhook_cache_unauthorized_ttl: Option<String>,
+}
+
+impl AuthorizationSettings {
+    /// These over those of the file.
+    pub fn over(self, file: Self) -> Self {
+        over!(self, file: authorization_config, authorization_webhook_config_file, authorization_webhook_version,
+            authorization_webhook_cache_authorized_ttl, authorization_webhook_cache_unauthorized_ttl; lists: authorization_mode)
+    }
+}
+
 /// Section `encryption`.
 #[derive(Args, Deserialize, Debug, Default, Clone)]
 #[serde(rename_all = "camelCase", default)]

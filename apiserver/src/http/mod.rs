@@ -14,6 +14,8 @@ pub mod body;
 pub mod errors;
 mod flow;
 pub mod guard;
+#[cfg(test)]
+mod guarded;
 pub mod layer;
 mod list;
 pub mod logs;

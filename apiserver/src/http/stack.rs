@@ -3,10 +3,11 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use http::{Method, Version};
 use tower::util::BoxCloneSyncService;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
-use super::body::{Request, Response, failure};
+use super::body::{Request, Response, failure, full};
 use super::layer::{Next, layer};
 use super::{State, audit, authn, authz, errors, flow, guard, metrics, router, timeout};
 
@@ -45,5 +46,8 @@ pub fn stack(state: &Arc<State>) -> Next {
 /// # Errors
 /// Never.
 pub async fn serve(stack: Next, request: Request) -> Result<Response, Infallible> {
-    Ok(stack.oneshot(request).await.unwrap_or_else(|error| failure(&error)))
+    // HTTP/1 leaves the body of an answer to HEAD out by itself; over HTTP/2 a client takes one for a broken protocol.
+    let bare = request.method() == Method::HEAD && request.version() == Version::HTTP_2;
+    let response = stack.oneshot(request).await.unwrap_or_else(|error| failure(&error));
+    Ok(if bare { response.map(|_| full("")) } else { response })
 }
