@@ -64,7 +64,10 @@ async fn backend(ip: IpAddr) -> SocketAddr {
                 };
                 stream.write_all(answer.as_bytes()).await.unwrap();
                 let mut buffer = [0; 64];
-                while upgrade {
+                if !upgrade {
+                    return;
+                }
+                loop {
                     match stream.read(&mut buffer).await {
                         Ok(0) | Err(_) => return,
                         Ok(n) => stream.write_all(&buffer[..n]).await.unwrap(),
