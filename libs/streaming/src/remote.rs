@@ -170,14 +170,15 @@ where
         .map_err(|_| Error::Timeout)??;
     let (input, incoming) = mpsc::channel(QUEUE);
     let (outgoing, output) = mpsc::channel(QUEUE);
+    // Nothing is ever sent to the client here. An end of these says that the command is over: clients then close standard input.
+    let mut silent = Vec::new();
     if let Some(stream) = streams.stdin {
         tokio::spawn(read_stdin(stream.reader, input.clone()));
-        // Nothing is ever sent to the client here.
-        tokio::spawn(stream.writer.finish());
+        silent.push(stream.writer);
     }
     if let Some(stream) = streams.resize {
         tokio::spawn(read_sizes(stream.reader, input.clone()));
-        tokio::spawn(stream.writer.finish());
+        silent.push(stream.writer);
     }
     let writers = (
         streams.stdout.map(|s| s.writer),
@@ -188,6 +189,9 @@ where
         // `input` lives as long as the connection, so that the receiver learns of its end.
         tokio::select! {
             () = write_outputs(output, writers.0, writers.1, writers.2) => {
+                for writer in silent {
+                    let _ = writer.finish().await;
+                }
                 // The client closes when it has read the status; a client that does not is not waited for.
                 let _ = tokio::time::timeout(Duration::from_secs(5), session.closed()).await;
             }
