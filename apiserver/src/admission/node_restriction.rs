@@ -370,10 +370,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_kubelet_keeps_to_itself() {
-        let mut fixture = crate::admission::testing::Fixture::default();
-        fixture.user = crate::registry::access::UserInfo {
+        let user = crate::registry::access::UserInfo {
             name: "system:node:n1".into(),
             groups: vec!["system:nodes".into()],
+            ..Default::default()
+        };
+        let mut fixture = crate::admission::testing::Fixture {
+            user,
             ..Default::default()
         };
         fixture

@@ -363,7 +363,11 @@ userValidationRules:
                 "error evaluating user info validation rule: validation expression 'user.groups.size() < 3' failed",
             ),
         ] {
-            assert_eq!(judge(&[change.clone()]).err().as_deref(), Some(why), "{change:?}");
+            assert_eq!(
+                judge(std::slice::from_ref(&change)).err().as_deref(),
+                Some(why),
+                "{change:?}"
+            );
         }
     }
 

@@ -51,7 +51,8 @@ async fn a_flood_waits_and_the_components_do_not() {
     let control = small();
     let bob = user("bob", "dev");
     let mut held = Vec::new();
-    for _ in 0..control.levels.lock()["global-default"].nominal() {
+    let seats = control.levels.lock()["global-default"].nominal();
+    for _ in 0..seats {
         held.push(control.admit(&bob, &pods(), |_| 1).await.unwrap());
     }
     let late = tokio::spawn({

@@ -470,7 +470,7 @@ fn every_call_over_grpc() {
                 "{what}"
             );
         });
-        server.assert_guarded(&kind.info.resource.to_string());
+        server.assert_guarded(kind.info.resource.as_ref());
     }
     let bindings = vec![Binding {
         namespace: "a".into(),
