@@ -35,10 +35,15 @@ pub struct Informer<T> {
 }
 
 impl<K: Object> Informer<K> {
-    /// Follows the objects of a kind that `params` selects.
+    /// Follows the objects of a kind that `params` selects, without their `managedFields`: as maps they are most of an object's memory, and an update
+    /// that lacks them keeps those that are there.
     pub fn new(client: &Client, params: &ListParams) -> Self {
         let reading = Reading {
-            decode: |bytes| K::decode(bytes),
+            decode: |bytes| {
+                let mut object = K::decode(bytes)?;
+                object.metadata_mut().managed_fields = None;
+                Ok(object)
+            },
             meta: |object| object.metadata(),
         };
         Self::over(Source::new(client, resource_of::<K>(), params), reading)
@@ -49,7 +54,11 @@ impl Informer<PartialObject> {
     /// Follows the metadata of any resource's objects.
     pub fn partial(dynamic: &Dynamic, params: &ListParams) -> Self {
         let reading = Reading {
-            decode: |bytes| PartialObject::decode(bytes),
+            decode: |bytes| {
+                let mut object = PartialObject::decode(bytes)?;
+                object.metadata.managed_fields = None;
+                Ok(object)
+            },
             meta: |object: &PartialObject| &object.metadata,
         };
         Self::over(dynamic.source(params), reading)
